@@ -1,0 +1,8 @@
+"""What answers requests. One protocol; importing this loads neither vllm nor torch."""
+
+from llm_assets.engines.base import Engine
+from llm_assets.engines.dummy import DummyEngine
+from llm_assets.engines.settings import VllmSettings
+from llm_assets.engines.vllm import VllmEngine
+
+__all__ = ["DummyEngine", "Engine", "VllmEngine", "VllmSettings"]

@@ -1,0 +1,114 @@
+"""An engine without a model: valid answers at once, for tests of pipelines."""
+
+import hashlib
+import json
+import math
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from llm_assets.engines.derive import derive_text, example_value
+from llm_assets.records import BeamSearch, Candidate, Completion, Constraint, EngineInfo, GenerateText, Request, ScoreTokens
+
+_TURN, _END = "<|turn|>", "<|end|>"
+
+
+class DummyTokenizer:
+    """One token for each byte, and two for the beginning and end of a turn."""
+
+    turn_token_id = 256
+    end_token_ids: tuple[int, ...] = (257,)
+
+    def render(self, messages: Sequence[dict[str, str]]) -> str:
+        turns = [f"{_TURN}{message['role']}\n{message['content']}{_END}" for message in messages]
+        return "".join([*turns, f"{_TURN}assistant\n"])
+
+    def encode_markup(self, text: str) -> list[int]:
+        token_ids: list[int] = []
+        for piece in re.split(f"({re.escape(_TURN)}|{re.escape(_END)})", text):
+            if piece == _TURN:
+                token_ids.append(self.turn_token_id)
+            elif piece == _END:
+                token_ids.extend(self.end_token_ids)
+            else:
+                token_ids.extend(piece.encode("utf-8", "replace"))
+        return token_ids
+
+    def encode_literal(self, texts: Sequence[str]) -> list[list[int]]:
+        return [list(text.encode("utf-8", "replace")) for text in texts]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return bytes(token_id for token_id in token_ids if token_id < 256).decode("utf-8", "replace")
+
+
+class DummyEngine:
+    """Answers every request validly, at once and always the same; the answers mean nothing.
+
+    Scores are made from a hash of the prompt, JSON is made from its schema, and text under a regular expression or a
+    grammar is derived from it (that needs the package xgrammar, which vLLM brings).
+    """
+
+    def __init__(self, max_model_len: int = 32768, identity: str = "dummy") -> None:
+        self.max_model_len = max_model_len
+        self.identity = identity
+        self.tokenizer = DummyTokenizer()
+
+    @property
+    def info(self) -> EngineInfo:
+        return EngineInfo("dummy", self.identity, "", "none")
+
+    def check(self, constraint: Constraint) -> None:
+        self._text(constraint, random.Random(0))
+
+    def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        for request in requests:
+            yield self.answer(request)
+
+    def close(self) -> None:
+        pass
+
+    def answer(self, request: Request) -> Completion:
+        """Return the completion of one request."""
+        prompt = ",".join(map(str, request.prompt_token_ids))
+        usage = {"prompt_tokens": len(request.prompt_token_ids)}
+        match request.ask:
+            case ScoreTokens(token_ids=token_ids):
+                weights = {i: 1 + _seed(f"{prompt}>{i}") % 1000 for i in token_ids}
+                scores = {i: math.log(weight / 1001 / len(weights)) for i, weight in weights.items()}
+                return Completion(request.id, scores=scores, output_tokens=1, **usage)
+            case BeamSearch():
+                constraint, count, top = None, 1, False
+            case GenerateText(sampling=sampling, constraint=constraint):
+                count, top = int(str(sampling.get("n", 1))), bool(sampling.get("logprobs"))
+        candidates = tuple(
+            self._candidate(self._text(constraint, random.Random(_seed(f"{prompt}#{index}"))), index, top)
+            for index in range(count)
+        )
+        output_tokens = sum(len(candidate.token_ids) for candidate in candidates)
+        return Completion(request.id, candidates, output_tokens=output_tokens, **usage)
+
+    def _candidate(self, text: str, index: int, top: bool) -> Candidate:
+        token_ids = tuple(self.tokenizer.encode_literal([text])[0])
+        logprob = math.log(0.9 - 0.1 * index / (index + 1))
+        return Candidate(
+            text,
+            token_ids,
+            "stop",
+            (logprob,) * len(token_ids),
+            tuple({token_id: logprob} for token_id in token_ids) if top else (),
+        )
+
+    @staticmethod
+    def _text(constraint: Constraint | None, rng: random.Random) -> str:
+        if constraint is None:
+            return f"Dummy answer {rng.randrange(1000)}."
+        if constraint.kind == "choice":
+            return rng.choice(constraint.value)
+        if constraint.kind == "json":
+            schema = json.loads(str(constraint.value))
+            return json.dumps(example_value(schema, schema, rng), ensure_ascii=False)
+        return derive_text(constraint.kind, str(constraint.value), rng)
+
+
+def _seed(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())

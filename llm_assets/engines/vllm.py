@@ -1,0 +1,377 @@
+"""vLLM inside this process's run: on GPUs, or on the CPU with the CPU build."""
+
+import gc
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import resource
+import subprocess
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_assets.engines.settings import VllmSettings
+from llm_assets.errors import ConfigError, EngineError, ModelError
+from llm_assets.prompts import ChatTokenizer, load_tokenizer
+from llm_assets.records import (
+    BeamSearch,
+    Candidate,
+    Completion,
+    Constraint,
+    EngineInfo,
+    FailureKind,
+    GenerateText,
+    Request,
+    ScoreTokens,
+)
+
+if TYPE_CHECKING:
+    import vllm
+
+
+class VllmEngine:
+    """Runs a model with vLLM, loading it at the first request.
+
+    Requests are handed to vLLM as places come free and completions yielded as they finish. Beam searches, and requests
+    for the likeliest tokens at each step, run in batches of their own.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+        EngineError: vLLM itself failed.
+    """
+
+    def __init__(self, settings: VllmSettings) -> None:
+        self.settings = settings
+        self._llm: vllm.LLM | None = None
+        self._runs = 0
+
+    @cached_property
+    def identity(self) -> str:
+        settings = self.settings
+        parts = [settings.model if not Path(settings.model).expanduser().is_dir() else "", settings.weights_revision]
+        for name in ("quantization", "kv_cache_dtype", "tokenizer", "chat_template", "load_format"):
+            if getattr(settings, name) != VllmSettings.model_fields[name].default:
+                parts.append(f"{name}={getattr(settings, name)}")
+        return "|".join(parts)
+
+    @cached_property
+    def tokenizer(self) -> ChatTokenizer:
+        settings = self.settings
+        return load_tokenizer(
+            str(Path(settings.tokenizer or settings.model).expanduser()),
+            settings.revision,
+            settings.trust_remote_code,
+            settings.chat_template,
+        )
+
+    @property
+    def max_model_len(self) -> int:
+        return self.settings.max_model_len or self._load().model_config.max_model_len
+
+    @property
+    def info(self) -> EngineInfo:
+        name = Path(self.settings.model).name if os.sep in self.settings.model[:2] else self.settings.model
+        device, memory = _device_and_memory() if self._llm else ("", None)
+        return EngineInfo("vllm", name, self.settings.weights_revision, device, memory)
+
+    def check(self, constraint: Constraint) -> None:
+        self._prepare_environment()
+        from vllm import SamplingParams
+        from vllm.v1.structured_output.backend_guidance import validate_guidance_grammar
+        from vllm.v1.structured_output.backend_xgrammar import validate_xgrammar_grammar
+
+        backend = self._structured_outputs_config["backend"]
+        params = SamplingParams(structured_outputs=_structured_outputs(constraint))
+        try:
+            if backend == "xgrammar":
+                validate_xgrammar_grammar(params)
+            elif backend == "guidance":
+                validate_guidance_grammar(params, tokenizer=None)
+        except ValueError as error:
+            value = constraint.value if len(constraint.value) < 300 else f"{constraint.value[:300]}..."
+            raise ConfigError(
+                f"The constraint compiler {backend} refuses this {constraint.kind}: {value}\nIt says: {error}\n"
+                "Use plain types, enums, and bounds on strings and lists; or another compiler, with the engine argument "
+                'structured_outputs_config={"backend": "guidance", "disable_any_whitespace": true}.'
+            ) from None
+
+    def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        engine = self._load()
+        limit = self.settings.max_in_flight or 2 * engine.vllm_config.scheduler_config.max_num_seqs
+        aside_limit = max(1, limit // 8)
+        self._runs += 1
+        pending = iter(requests)
+        in_flight: dict[str, Request] = {}
+        aside: list[Request] = []
+        exhausted = False
+        try:
+            while True:
+                while not exhausted and len(in_flight) < limit and len(aside) < aside_limit:
+                    request = next(pending, None)
+                    if request is None:
+                        exhausted = True
+                    elif _runs_apart(request):
+                        aside.append(request)
+                    else:
+                        yield from self._submit(request, in_flight)
+                if in_flight:
+                    yield from self._step(in_flight)
+                elif aside:
+                    beams = [request for request in aside if isinstance(request.ask, BeamSearch)]
+                    yield from self._search_beams(beams)
+                    for request in aside:
+                        if request not in beams:
+                            yield from self._submit(request, in_flight)
+                    while in_flight:
+                        yield from self._step(in_flight)
+                    aside = []
+                elif exhausted:
+                    return
+        finally:
+            if in_flight and self._llm is not None:
+                self._llm.llm_engine.abort_request(list(in_flight))
+
+    def close(self) -> None:
+        if self._llm is None:
+            return
+        engine_core = self._llm.llm_engine.engine_core
+        self._llm = None
+        engine_core.shutdown()
+        del engine_core
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        cleanup_dist_env_and_memory()
+        gc.collect()
+
+    def _submit(self, request: Request, in_flight: dict[str, Request]) -> Iterator[Completion]:
+        """Hand a request to vLLM; yield its completion only if vLLM refuses it."""
+        name = f"{self._runs}-{request.id}"
+        try:
+            self._load().add_request(name, {"prompt_token_ids": request.prompt_token_ids}, _sampling_params(request.ask))
+        except (ValueError, TypeError) as error:
+            yield _refused(request, error)
+        else:
+            in_flight[name] = request
+
+    def _step(self, in_flight: dict[str, Request]) -> Iterator[Completion]:
+        """Compute one step of all requests in flight and yield the completions of those that it finished."""
+        try:
+            outputs = self._load().step()
+        except Exception as error:  # whatever vLLM raises here, its engine is gone
+            self._llm = None
+            raise EngineError(f"vLLM stopped: {type(error).__name__}: {error}") from error
+        for output in outputs:
+            if output.finished and (request := in_flight.pop(output.request_id, None)):
+                yield _completion(request, output)
+
+    def _search_beams(self, requests: list[Request]) -> Iterator[Completion]:
+        """Run beam searches, those with the same parameters together."""
+        from vllm.sampling_params import BeamSearchParams
+
+        assert self._llm is not None
+        groups: dict[BeamSearch, list[Request]] = {}
+        for request in requests:
+            assert isinstance(request.ask, BeamSearch)
+            groups.setdefault(request.ask, []).append(request)
+        for ask, group in groups.items():
+            params = BeamSearchParams(
+                beam_width=ask.beam_width, max_tokens=ask.max_tokens, length_penalty=ask.length_penalty
+            )
+            prompts: Any = [{"prompt_token_ids": request.prompt_token_ids} for request in group]
+            try:
+                outputs = self._llm.beam_search(prompts, params)
+            except (ValueError, TypeError) as error:
+                yield from (_refused(request, error) for request in group)
+                continue
+            except Exception as error:  # as in _step
+                self._llm = None
+                raise EngineError(f"vLLM stopped in beam search: {type(error).__name__}: {error}") from error
+            for request, output in zip(group, outputs, strict=True):
+                yield self._beam_completion(request, output.sequences[0])
+
+    def _beam_completion(self, request: Request, beam: Any) -> Completion:
+        token_ids = tuple(beam.tokens[len(request.prompt_token_ids) :])
+        logprobs = tuple(
+            step[token_id].logprob for token_id, step in zip(token_ids, beam.logprobs, strict=False) if token_id in step
+        )
+        ended = bool(token_ids) and token_ids[-1] in self.tokenizer.end_token_ids
+        text = self.tokenizer.decode(token_ids[:-1] if ended else token_ids)
+        candidate = Candidate(text, token_ids, "stop" if ended else "length", logprobs)
+        return Completion(
+            request.id,
+            (candidate,),
+            prompt_tokens=len(request.prompt_token_ids),
+            output_tokens=len(token_ids),
+        )
+
+    @property
+    def _structured_outputs_config(self) -> dict[str, Any]:
+        # Free white space between JSON tokens costs tokens, and a small model can loop in it.
+        return self.settings.structured_outputs_config or {"backend": "xgrammar", "disable_any_whitespace": True}
+
+    def _load(self) -> "vllm.v1.engine.llm_engine.LLMEngine":
+        """Return vLLM's engine, loaded."""
+        if self._llm is None:
+            self._prepare_environment()
+            arguments = {
+                "disable_log_stats": True,
+                **(_cpu_arguments(self.settings) if is_cpu_build() else {}),
+                **self.settings.arguments(),
+                "structured_outputs_config": self._structured_outputs_config,
+            }
+            if is_cpu_build() and self.settings.dtype == "auto" and not _cpu_has_bfloat16():
+                arguments["dtype"] = "float32"
+            arguments["model"] = str(Path(self.settings.model).expanduser())
+            import vllm
+
+            try:
+                self._llm = vllm.LLM(**arguments)
+            except Exception as error:  # vLLM raises whatever stopped it: memory, files, arguments
+                raise ModelError(f"vLLM cannot load model {self.settings.model!r}: {error}") from error
+        return self._llm.llm_engine
+
+    def _prepare_environment(self) -> None:
+        """Set what vLLM reads from the environment when it is imported. What the user has set stays."""
+        if importlib.util.find_spec("vllm") is None:
+            raise ModelError(
+                "vLLM is not installed. Install llm_assets with the extra 'cuda' on a machine with a GPU, or 'cpu' without."
+            )
+        defaults = {"VLLM_NO_USAGE_STATS": "1"}
+        if is_cpu_build():
+            defaults |= {
+                "VLLM_TARGET_DEVICE": "cpu",
+                "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+                "VLLM_CPU_KVCACHE_SPACE": f"{self.settings.cpu_kv_cache_gib:g}",
+            }
+        else:
+            # A forked child cannot use CUDA once its parent has looked at it, and a Dagster run has threads.
+            defaults["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+            if importlib.util.find_spec("flashinfer") is None:
+                defaults["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
+        for name, value in defaults.items():
+            os.environ.setdefault(name, value)
+
+
+def _runs_apart(request: Request) -> bool:
+    """Whether a request cannot share the engine's steps with others.
+
+    vLLM's beam search takes the whole engine. And when one request of a step names tokens to score, vLLM's sampler
+    returns those in place of the likeliest tokens that another request of the same step asked for.
+    """
+    ask = request.ask
+    return isinstance(ask, BeamSearch) or (isinstance(ask, GenerateText) and bool(ask.sampling.get("logprobs")))
+
+
+def is_cpu_build() -> bool:
+    """Whether the installed vLLM is the build without a GPU."""
+    try:
+        importlib.metadata.version("vllm-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        try:
+            return "cpu" in importlib.metadata.version("vllm")
+        except importlib.metadata.PackageNotFoundError:
+            return False
+    return True
+
+
+def _cpu_arguments(settings: VllmSettings) -> dict[str, Any]:
+    """One process, no compilation: a load takes seconds instead of a minute."""
+    if settings.tensor_parallel_size * settings.pipeline_parallel_size * settings.data_parallel_size > 1:
+        return {}
+    return {"distributed_executor_backend": "uni", "enforce_eager": True}
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware; emulated, it is several times slower than float32."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.is_file() and "amx_bf16" in cpuinfo.read_text()
+
+
+def _device_and_memory() -> tuple[str, int | None]:
+    """The hardware's name and the memory in use, in bytes; asked of the driver, because vLLM's workers hold it."""
+    if is_cpu_build():
+        return "cpu", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    query = ["nvidia-smi", "--query-gpu=name,memory.used", "--format=csv,noheader,nounits"]
+    try:
+        lines = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
+        cards = [line.rsplit(",", 1) for line in lines if line.strip()]
+        return cards[0][0].strip(), max(int(used) for _, used in cards) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return "gpu", None
+
+
+def _structured_outputs(constraint: Constraint) -> Any:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    match constraint.kind:
+        case "json":
+            return StructuredOutputsParams(json=json.loads(str(constraint.value)), disable_any_whitespace=True)
+        case "choice":
+            return StructuredOutputsParams(choice=list(constraint.value))
+        case "regex":
+            return StructuredOutputsParams(regex=str(constraint.value))
+        case "grammar":
+            return StructuredOutputsParams(grammar=str(constraint.value))
+
+
+def _sampling_params(ask: ScoreTokens | GenerateText | BeamSearch) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
+
+    if isinstance(ask, ScoreTokens):
+        return SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            logprob_token_ids=list(ask.token_ids),
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+    assert isinstance(ask, GenerateText)
+    arguments = dict(ask.sampling)
+    repetition: Any = arguments.get("repetition_detection")
+    if repetition is not None:
+        arguments["repetition_detection"] = RepetitionDetectionParams(**repetition)
+    if ask.constraint is not None:
+        arguments["structured_outputs"] = _structured_outputs(ask.constraint)
+    return SamplingParams(**arguments, output_kind=RequestOutputKind.FINAL_ONLY)  # pyright: ignore[reportArgumentType]
+
+
+def _refused(request: Request, error: Exception) -> Completion:
+    return Completion(request.id, error=f"vLLM refused the request: {error}", error_kind=FailureKind.REFUSED_REQUEST)
+
+
+def _completion(request: Request, output: Any) -> Completion:
+    """Read a finished vLLM RequestOutput."""
+    usage = {
+        "prompt_tokens": len(request.prompt_token_ids),
+        "cached_tokens": output.num_cached_tokens or 0,
+        "output_tokens": sum(len(item.token_ids) for item in output.outputs),
+    }
+    stopped = [item.finish_reason for item in output.outputs if item.finish_reason not in ("stop", "length", "repetition")]
+    if stopped:
+        return Completion(request.id, error=f"vLLM ended the request with {stopped[0]!r}.", **usage)
+    if isinstance(request.ask, ScoreTokens):
+        first = output.outputs[0].logprobs[0]
+        return Completion(request.id, scores={token_id: item.logprob for token_id, item in first.items()}, **usage)
+    assert isinstance(request.ask, GenerateText)
+    with_top = bool(request.ask.sampling.get("logprobs"))
+    candidates = tuple(_candidate(item, with_top) for item in output.outputs)
+    return Completion(request.id, candidates, **usage)
+
+
+def _candidate(item: Any, with_top: bool) -> Candidate:
+    steps = item.logprobs or []
+    return Candidate(
+        text=item.text,
+        token_ids=tuple(item.token_ids),
+        finish_reason=item.finish_reason,
+        logprobs=tuple(step[token_id].logprob for token_id, step in zip(item.token_ids, steps, strict=True)),
+        top_logprobs=tuple(_finite(step) for step in steps) if with_top else (),
+    )
+
+
+def _finite(step: Any) -> dict[int, float]:
+    return {token_id: entry.logprob for token_id, entry in step.items() if math.isfinite(entry.logprob)}

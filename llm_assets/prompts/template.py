@@ -1,0 +1,58 @@
+"""A prompt whose shared part is tokenised once and whose row text is put in between as token ids."""
+
+from collections.abc import Sequence
+from typing import Literal, TypedDict
+
+from llm_assets.errors import ConfigError
+from llm_assets.prompts.tokenizer import Tokenizer
+
+ROW_TEXT = "{{ROW_TEXT}}"
+"""Stands for the row's text in a message. It is gone before anything is tokenised."""
+
+
+class Message(TypedDict):
+    """One turn of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class ChatPrompt:
+    """Messages with one `ROW_TEXT` in them, rendered and tokenised except for the row's text.
+
+    Raises:
+        ConfigError: the chat template drops or repeats the row's text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> None:
+        rendered = tokenizer.render([{"role": m["role"], "content": m["content"]} for m in messages])
+        pieces = rendered.split(ROW_TEXT)
+        if len(pieces) != 2:
+            raise ConfigError(
+                f"The chat template puts the row's text into the prompt {len(pieces) - 1} times instead of once. "
+                f"An instruction or example must not contain {ROW_TEXT!r}."
+            )
+        self.prefix: list[int] = tokenizer.encode_markup(pieces[0])
+        self.suffix: list[int] = tokenizer.encode_markup(pieces[1])
+
+    @property
+    def shared_tokens(self) -> int:
+        """The number of prompt tokens that are the same for every row."""
+        return len(self.prefix) + len(self.suffix)
+
+    def build(self, text_token_ids: Sequence[int]) -> list[int]:
+        """Return the whole prompt for one row's text."""
+        return [*self.prefix, *text_token_ids, *self.suffix]
+
+
+def fit(token_ids: list[int], limit: int, marker: Sequence[int]) -> list[int]:
+    """Cut a text in the middle so that at most `limit` tokens remain, with `marker` where something is missing.
+
+    The beginning and the end of a text say most about it, so both stay.
+    """
+    if len(token_ids) <= limit:
+        return token_ids
+    keep = max(limit - len(marker), 0)
+    head = (keep + 1) // 2
+    tail = keep - head
+    return [*token_ids[:head], *list(marker)[: limit - keep], *(token_ids[-tail:] if tail else [])]

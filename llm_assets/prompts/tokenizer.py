@@ -1,0 +1,114 @@
+"""Tokenizers that keep a row's text literal: whatever it contains, it never becomes a control token."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from llm_assets.errors import ModelError
+
+
+class Tokenizer(Protocol):
+    """What prompts need of a tokenizer."""
+
+    end_token_ids: tuple[int, ...]
+    """Tokens that end an answer."""
+
+    def render(self, messages: Sequence[dict[str, str]]) -> str:
+        """Return the messages in the model's chat format, ending where the answer begins."""
+        ...
+
+    def encode_markup(self, text: str) -> list[int]:
+        """Return the ids of text in chat format, whose special tokens count as such."""
+        ...
+
+    def encode_literal(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of texts in which nothing is special, one list for each."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of some ids, special tokens included."""
+        ...
+
+
+class ChatTokenizer:
+    """A Hugging Face fast tokenizer with its chat template.
+
+    Raises:
+        ModelError: the tokenizer has no fast implementation.
+    """
+
+    def __init__(self, tokenizer: Any, end_token_ids: Iterable[int] = (), chat_template: str | None = None) -> None:
+        from tokenizers import Tokenizer as FastTokenizer
+
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelError(
+                f"The tokenizer {type(tokenizer).__name__} has no fast implementation, which prompts need. "
+                "Use a model whose repository has a tokenizer.json."
+            )
+        self._tokenizer = tokenizer
+        self._chat_template = chat_template
+        self.end_token_ids = tuple(dict.fromkeys([*end_token_ids, tokenizer.eos_token_id]))
+        # A second tokenizer, without the added tokens: for it `<|im_end|>` is ten ordinary characters. Added runs of
+        # white space stay, because they are ordinary text that the model was trained to see as one token.
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        controls = [token for token in state["added_tokens"] if token["special"] or token["content"].strip()]
+        self._control_texts = {token["id"]: token["content"] for token in controls}
+        state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] not in self._control_texts]
+        state["post_processor"] = None
+        state["truncation"] = state["padding"] = None
+        self._literal = FastTokenizer.from_str(json.dumps(state))
+
+    def render(self, messages: Sequence[dict[str, str]]) -> str:
+        if self._chat_template or self._tokenizer.chat_template:
+            return self._tokenizer.apply_chat_template(
+                list(messages), chat_template=self._chat_template, tokenize=False, add_generation_prompt=True
+            )
+        # A base model has no chat template. Turns are set apart by blank lines, as in most pretraining text.
+        turns = [("" if m["role"] == "system" else m["role"].capitalize() + ": ") + m["content"] for m in messages]
+        return (self._tokenizer.bos_token or "") + "\n\n".join([*turns, "Assistant:"])
+
+    def encode_markup(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def encode_literal(self, texts: Sequence[str]) -> list[list[int]]:
+        # A lone surrogate is no Unicode text and cannot be encoded.
+        clean = [text.encode("utf-8", "replace").decode() for text in texts]
+        encoded = [encoding.ids for encoding in self._literal.encode_batch_fast(clean, add_special_tokens=False)]
+        return [ids if self._control_texts.keys().isdisjoint(ids) else self._split_controls(ids) for ids in encoded]
+
+    def _split_controls(self, token_ids: Sequence[int]) -> list[int]:
+        """Spell a control token out by character. A Unigram vocabulary can hold control tokens as ordinary pieces."""
+        spelled: list[int] = []
+        for token_id in token_ids:
+            if token_id in self._control_texts:
+                for character in self._control_texts[token_id]:
+                    spelled.extend(self._literal.encode(character, add_special_tokens=False).ids)
+            else:
+                spelled.append(token_id)
+        return spelled
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(token_ids))
+
+
+def load_tokenizer(
+    name: str, revision: str | None = None, trust_remote_code: bool = False, chat_template: str | None = None
+) -> ChatTokenizer:
+    """Load the tokenizer of a model directory or hub repository; no weights are read.
+
+    Raises:
+        ModelError: there is no such model, or it has no usable tokenizer.
+    """
+    from transformers import AutoTokenizer, GenerationConfig
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError and errors of its own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"The tokenizer of model {name!r} cannot be loaded: {reason}") from error
+    try:
+        eos = GenerationConfig.from_pretrained(name, revision=revision).eos_token_id
+    except Exception:  # many models have no generation_config.json; the tokenizer's end token serves
+        eos = None
+    ends = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    return ChatTokenizer(tokenizer, ends, chat_template)

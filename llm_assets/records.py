@@ -1,0 +1,166 @@
+"""The data that flows through the pipeline. Frozen, and independent of everything else in this package."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+Key = tuple[object, ...]
+"""The values of a row's key columns, in the order of the key."""
+
+
+class FailureKind(StrEnum):
+    """Why a row has no answer."""
+
+    EMPTY_TEXT = "empty_text"
+    TOO_LONG = "too_long"
+    INVALID_JSON = "invalid_json"
+    TRUNCATED = "truncated"
+    EMPTY_ANSWER = "empty_answer"
+    REFUSED_REQUEST = "refused_request"
+    ENGINE_ERROR = "engine_error"
+
+    @property
+    def may_pass_next_time(self) -> bool:
+        """Whether asking the same question again can end differently."""
+        return self is FailureKind.ENGINE_ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One slice of a source table. Without a column it is the whole table.
+
+    A time partition has `start` (inclusive) and `end` (exclusive), both aware of their time zone; any other partition
+    is the rows whose column equals `value`.
+    """
+
+    key: str = "all"
+    column: str | None = None
+    value: str | None = None
+    start: datetime | None = None
+    end: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the source: its key and the columns that the tasks' text templates name."""
+
+    key: Key
+    values: Mapping[str, object]
+
+
+ColumnType = Literal["text", "integer", "number", "boolean", "date", "datetime", "json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a task's answers. `comment` is written into the database."""
+
+    name: str
+    type: ColumnType
+    comment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What an answer must match. `value` is a JSON schema (as JSON text), a regular expression or a grammar."""
+
+    kind: Literal["json", "regex", "grammar", "choice"]
+    value: str | tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTokens:
+    """Ask for the log-probabilities of some next tokens; nothing is generated."""
+
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateText:
+    """Ask for generated text. `sampling` holds vLLM sampling parameters by their vLLM names."""
+
+    sampling: Mapping[str, object]
+    constraint: Constraint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BeamSearch:
+    """Ask for the best of the texts that beam search finds."""
+
+    beam_width: int
+    max_tokens: int
+    length_penalty: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question to an engine. `id` is unique within a call of `Engine.run`."""
+
+    id: int
+    prompt_token_ids: list[int]
+    ask: ScoreTokens | GenerateText | BeamSearch
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One generated text.
+
+    `logprobs` are natural logarithms, one for each generated token. `top_logprobs`, where they were asked for, are the
+    likeliest tokens at each step by token id.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    logprobs: tuple[float, ...] = ()
+    top_logprobs: tuple[Mapping[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What an engine says to one request: candidates, or scores by token id, or an error.
+
+    `scores` are natural-log probabilities over the whole vocabulary, before any constraint. `cached_tokens` counts
+    the prompt tokens that came from the prefix cache.
+    """
+
+    id: int
+    candidates: tuple[Candidate, ...] = ()
+    scores: Mapping[int, float] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    error: str | None = None
+    error_kind: FailureKind = FailureKind.ENGINE_ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A task's answer to one text: its columns, and what it cost."""
+
+    columns: Mapping[str, object]
+    prompt_tokens: int
+    output_tokens: int
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why one row has no answer. `raw_output` is what the model said, if it said anything."""
+
+    kind: FailureKind
+    message: str
+    raw_output: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What answers came from. `model` and `revision` name the weights; `device` and `peak_memory_bytes` the hardware."""
+
+    engine: str
+    model: str
+    revision: str
+    device: str = ""
+    peak_memory_bytes: int | None = None

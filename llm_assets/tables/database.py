@@ -1,0 +1,88 @@
+"""A connection to a database, with errors that a person can act on and no password in any of them."""
+
+import sqlite3
+from functools import cached_property
+
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+
+from llm_assets.errors import DatabaseError
+
+OUTPUT_DIALECTS = ("sqlite", "postgresql")
+
+
+class Database:
+    """A database by its SQLAlchemy URL. Nothing is connected before the first use.
+
+    Raises:
+        DatabaseError: the URL does not parse, or its driver is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._url = make_url(url)
+        except sa.exc.ArgumentError:
+            # The text itself may hold a password.
+            raise DatabaseError(
+                "The database URL does not parse. Write dialect://user:password@host:port/database, for example "
+                "postgresql://me@localhost/shop or sqlite:///shop.db; escape special characters in a password."
+            ) from None
+        self.name = self._url.render_as_string(hide_password=True)
+
+    @cached_property
+    def engine(self) -> sa.Engine:
+        """The SQLAlchemy engine."""
+        arguments = {"connect_timeout": 15} if self.dialect == "postgresql" else {}
+        if self.dialect == "sqlite":
+            arguments = {"timeout": 60}
+        try:
+            engine = sa.create_engine(self._url, connect_args=arguments, pool_pre_ping=True)
+        except (sa.exc.NoSuchModuleError, ImportError) as error:
+            raise DatabaseError(
+                f"The driver of {self.name} is not installed: {error}. For Postgres install llm_assets[postgres]."
+            ) from None
+        if self.dialect == "sqlite":
+            sa.event.listen(engine, "connect", _configure_sqlite)
+        return engine
+
+    @property
+    def dialect(self) -> str:
+        """The database's kind: sqlite, postgresql, ..."""
+        return self._url.get_backend_name()
+
+    def check(self) -> None:
+        """Connect once.
+
+        Raises:
+            DatabaseError: the database cannot be reached, with its address and the reason.
+        """
+        if self.dialect == "sqlite" and self._url.database and not self._url.database.startswith(":"):
+            self._check_sqlite_directory(self._url.database)
+        try:
+            with self.engine.connect():
+                pass
+        except sa.exc.OperationalError as error:
+            reason = " ".join(str(error.orig).split())
+            fix = "Check that it is running and that host, port and database name are right."
+            if "no password supplied" in reason or "password authentication failed" in reason:
+                fix = "Give the password in the URL's environment variable, or in PGPASSWORD or ~/.pgpass."
+            raise DatabaseError(f"The database {self.name} cannot be opened: {reason}. {fix}") from None
+
+    def _check_sqlite_directory(self, path: str) -> None:
+        from pathlib import Path
+
+        if not Path(path).expanduser().parent.is_dir():
+            raise DatabaseError(f"The directory of the database {self.name} does not exist. Make it, or change the path.")
+
+    def close(self) -> None:
+        """Give back every connection."""
+        if "engine" in self.__dict__:
+            self.engine.dispose()
+
+
+def _configure_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    # Readers and the writer do not wait for each other.
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    # One row with a broken byte must not stop the reading of all the others.
+    connection.text_factory = lambda data: data.decode("utf-8", "replace")

@@ -1,0 +1,221 @@
+"""The table that rows are read from: checked before anything runs, then streamed in the order of its key."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from llm_assets.errors import ConfigError, SourceError, did_you_mean
+from llm_assets.records import Key, Partition, Row
+from llm_assets.tables.database import Database
+
+CHUNK_ROWS = 1000
+
+
+class Source(BaseModel):
+    """Where rows come from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    table: str = Field(description="Table or view to read.")
+    db_schema: str | None = Field(default=None, alias="schema", description="Its schema, when not the default one.")
+    key: tuple[str, ...] = Field(default=(), description="Columns that name a row; the primary key if not given.")
+    where: str | None = Field(default=None, description="SQL condition: only these rows. Trusted, never from row text.")
+
+    @field_validator("key", mode="before")
+    @classmethod
+    def _one_column_is_a_key(cls, key: Any) -> Any:
+        return (key,) if isinstance(key, str) else key
+
+    @field_validator("table")
+    @classmethod
+    def _table_has_a_name(cls, table: str) -> str:
+        if not table.strip():
+            raise ConfigError("The source has no table name. Write the name of a table or view.")
+        return table
+
+    @property
+    def name(self) -> str:
+        """The table's name as it stands in the package's tables: schema and table."""
+        return f"{self.db_schema}.{self.table}" if self.db_schema else self.table
+
+    @property
+    def output_prefix(self) -> str:
+        """What the names of output tables begin with."""
+        return re.sub(r"\W", "_", self.table)
+
+
+class SourceTable:
+    """A source in its database.
+
+    Raises:
+        SourceError: no such table or column, no key, or a key that is NULL or not unique.
+    """
+
+    def __init__(self, database: Database, source: Source, columns: Collection[str], partition_column: str | None) -> None:
+        self.database = database
+        self.source = source
+        self.key_columns = self._check(set(columns), partition_column)
+        self.columns = tuple(dict.fromkeys([*self.key_columns, *columns]))
+        # Columns without a type: values arrive as the driver gives them, whatever the table declares.
+        names = dict.fromkeys([*self.columns, *([partition_column] if partition_column else [])])
+        self._table = sa.table(source.table, *(sa.column(name) for name in names), schema=source.db_schema)
+
+    @cached_property
+    def key_types(self) -> tuple[sa.types.TypeEngine[Any], ...]:
+        """The types of the key columns, for the output tables."""
+        return tuple(self._types[name] for name in self.key_columns)
+
+    def read(self, partition: Partition) -> Iterator[list[Row]]:
+        """Yield the partition's rows in key order, in lists of at most `CHUNK_ROWS`; no cursor stays open between."""
+        keys = [self._table.c[name] for name in self.key_columns]
+        query = sa.select(*(self._table.c[name] for name in self.columns)).where(*self._conditions(partition))
+        last: Key | None = None
+        while True:
+            page = query.order_by(*keys).limit(CHUNK_ROWS)
+            if last is not None:
+                page = page.where(_after(keys, last))
+            with self.database.engine.connect() as connection:
+                rows = [self._row(values) for values in connection.execute(page).mappings()]
+            if rows:
+                yield rows
+                last = rows[-1].key
+            if len(rows) < CHUNK_ROWS:
+                return
+
+    def count(self, partition: Partition) -> int:
+        """Return the number of rows in a partition."""
+        query = sa.select(sa.func.count()).select_from(self._table).where(*self._conditions(partition))
+        with self.database.engine.connect() as connection:
+            return connection.execute(query).scalar_one()
+
+    def present(self, partition: Partition, keys: Sequence[Key]) -> set[Key]:
+        """Return those of some keys that the partition holds."""
+        columns = [self._table.c[name] for name in self.key_columns]
+        query = sa.select(*columns).where(*self._conditions(partition), matches(columns, keys))
+        with self.database.engine.connect() as connection:
+            return {tuple(row) for row in connection.execute(query)}
+
+    def check_key(self, partition: Partition) -> None:
+        """Raise a SourceError if the partition has a key twice or a key that is NULL."""
+        keys = [self._table.c[name] for name in self.key_columns]
+        conditions = self._conditions(partition)
+        with self.database.engine.connect() as connection:
+            for name, column in zip(self.key_columns, keys, strict=True):
+                if connection.execute(sa.select(column).where(*conditions, column.is_(None)).limit(1)).first():
+                    raise SourceError(
+                        f"Table {self.source.name!r}: the key column {name!r} is NULL in some rows of partition "
+                        f"{partition.key!r}. Choose a key that every row has, or leave those rows out with `where`."
+                    )
+            if self._key_is_unique:
+                return
+            twice = sa.select(*keys).where(*conditions).group_by(*keys).having(sa.func.count() > 1).limit(1)
+            found = connection.execute(twice).first()
+        if found is not None:
+            value = ", ".join(f"{name}={value!r}" for name, value in zip(self.key_columns, found, strict=True))
+            raise SourceError(
+                f"Table {self.source.name!r}: the key ({', '.join(self.key_columns)}) is not unique: {value} stands in "
+                f"several rows of partition {partition.key!r}. Choose columns that name one row each."
+            )
+
+    def _check(self, columns: set[str], partition_column: str | None) -> tuple[str, ...]:
+        """Compare the settings with the table; return the key columns."""
+        source = self.source
+        inspector = sa.inspect(self.database.engine)
+        try:
+            found = inspector.get_columns(source.table, schema=source.db_schema)
+        except sa.exc.NoSuchTableError:
+            tables = [*inspector.get_table_names(source.db_schema), *inspector.get_view_names(source.db_schema)]
+            raise SourceError(
+                f"There is no table {source.name!r} in {self.database.name}. {did_you_mean(source.table, tables)}"
+            ) from None
+        self._types = {column["name"]: column["type"] for column in found}
+        uses = {name: "a text template names" for name in columns} | {name: "the key names" for name in source.key}
+        if partition_column:
+            uses.setdefault(partition_column, "the partitions name")
+        for name, use in uses.items():
+            if name not in self._types:
+                raise SourceError(
+                    f"Table {source.name!r} has no column {name!r}, which {use}. {did_you_mean(name, self._types)}"
+                )
+        primary = tuple(inspector.get_pk_constraint(source.table, schema=source.db_schema)["constrained_columns"])
+        key = source.key or primary
+        if not key:
+            raise SourceError(
+                f"Table {source.name!r} has no primary key. Say which columns name a row: key=['id']. "
+                f"Columns: {', '.join(self._types)}."
+            )
+        unique = [primary] if primary else []
+        unique += [
+            tuple(item["column_names"])
+            for item in inspector.get_unique_constraints(source.table, schema=source.db_schema)
+        ]
+        self._key_is_unique = any(set(constraint) <= set(key) for constraint in unique)
+        return key
+
+    def _row(self, values: Mapping[Any, object]) -> Row:
+        return Row(tuple(values[name] for name in self.key_columns), {name: values[name] for name in self.columns})
+
+    def _conditions(self, partition: Partition) -> list[sa.ColumnElement[bool]]:
+        conditions: list[sa.ColumnElement[bool]] = []
+        if self.source.where:
+            conditions.append(sa.text(f"({self.source.where})"))  # pyright: ignore[reportArgumentType]
+        if partition.column is None:
+            return conditions
+        column = self._table.c[partition.column]
+        if partition.start is not None and partition.end is not None:
+            start, end = self._bound(partition.column, partition.start), self._bound(partition.column, partition.end)
+            moment: Any = sa.func.datetime(column) if self.database.dialect == "sqlite" else column
+            return [*conditions, moment >= start, moment < end]
+        return [*conditions, column == self._partition_value(partition)]
+
+    def _bound(self, column: str, moment: datetime) -> object:
+        """A partition's edge as the column's own kind of time."""
+        if self.database.dialect == "sqlite":
+            # SQLite has no type for time: text in any of its formats becomes `YYYY-MM-DD HH:MM:SS`.
+            return moment.strftime("%Y-%m-%d %H:%M:%S")
+        kind = self._types[column]
+        if isinstance(kind, sa.Date):
+            return moment.date()
+        # A time without a zone means the partition's own; one with a zone is compared as an instant.
+        return moment if getattr(kind, "timezone", False) else moment.replace(tzinfo=None)
+
+    def _partition_value(self, partition: Partition) -> object:
+        """A partition's key as the column's own type."""
+        assert partition.column is not None and partition.value is not None
+        kind = self._types[partition.column]
+        try:
+            python_type = kind.python_type
+            if python_type in (int, float):
+                return python_type(partition.value)
+            if python_type is bool:
+                return {"true": True, "false": False, "1": True, "0": False}[partition.value.lower()]
+        except NotImplementedError:
+            return partition.value
+        except (ValueError, KeyError):
+            raise SourceError(
+                f"Partition {partition.value!r} is no value of column {partition.column!r}, whose type is {kind}."
+            ) from None
+        return partition.value
+
+
+def matches(columns: Sequence[sa.ColumnElement[Any]], keys: Sequence[Key]) -> sa.ColumnElement[bool]:
+    """Return the condition that a row's key is one of `keys`."""
+    if len(columns) == 1:
+        return columns[0].in_([key[0] for key in keys])
+    return sa.tuple_(*columns).in_([tuple(key) for key in keys])
+
+
+def _after(columns: Sequence[sa.ColumnElement[Any]], key: Key) -> sa.ColumnElement[bool]:
+    """Return the condition that a row's key comes after `key`, written out for databases without row comparison."""
+    steps = []
+    for index, column in enumerate(columns):
+        equal = [columns[before] == key[before] for before in range(index)]
+        steps.append(sa.and_(*equal, column > key[index]))
+    return sa.or_(*steps)
+
+

@@ -1,0 +1,265 @@
+"""What every task has: settings, a fingerprint, and a plan that turns texts into requests and completions into answers."""
+
+import hashlib
+import json
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from llm_assets.errors import ConfigError
+from llm_assets.prompts import ChatPrompt, Message, TextTemplate, Tokenizer, fit
+from llm_assets.prompts.template import ROW_TEXT
+from llm_assets.records import (
+    Answer,
+    BeamSearch,
+    Candidate,
+    Column,
+    Completion,
+    Constraint,
+    Failure,
+    FailureKind,
+    GenerateText,
+    ScoreTokens,
+)
+from llm_assets.sampling import Sampling
+
+PROMPT_VERSION = 1
+"""Part of every fingerprint. Raise it when the same task would be asked with other words."""
+
+PROVENANCE_COLUMNS = (
+    "model",
+    "fingerprint",
+    "content_hash",
+    "prompt_tokens",
+    "output_tokens",
+    "finish_reason",
+    "run_id",
+    "answered_at",
+    "partition_key",
+)
+"""The columns that say how an answer came to be. A task's own columns cannot have these names."""
+
+CUT_MARKER = " [...] "
+
+
+class Example(BaseModel):
+    """A text with the answer that is right for it, shown to the model before each row."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: str = Field(description="A text as it could stand in a row.")
+    answer: str = Field(description="The right answer to it; for JSON, the values themselves may be given.")
+
+    @field_validator("answer", mode="before")
+    @classmethod
+    def _values_become_json(cls, answer: object) -> object:
+        return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One request to make about a text: what to ask, after which tokens of an answer."""
+
+    ask: ScoreTokens | GenerateText | BeamSearch
+    answer_prefix: tuple[int, ...] = ()
+
+
+class Plan(ABC):
+    """A task made ready for one tokenizer: the tokenised prompt and the queries that each text needs.
+
+    Raises:
+        ConfigError: the shared part of the prompt and the longest answer leave no room for a text.
+    """
+
+    def __init__(self, task: "Task", tokenizer: Tokenizer, max_model_len: int, queries: Sequence[Query]) -> None:
+        self.task = task
+        self.tokenizer = tokenizer
+        self.prompt = ChatPrompt(tokenizer, task.messages())
+        self.queries = tuple(queries)
+        room = max_model_len - self.prompt.shared_tokens - max(self._answer_tokens(query) for query in queries)
+        if room < 1:
+            raise ConfigError(
+                f"Task {task.name!r}: instruction and examples take {self.prompt.shared_tokens} tokens and leave no room "
+                f"for a text in the model's {max_model_len}. Shorten them, or raise max_model_len."
+            )
+        self.max_text_tokens = min(room, task.max_text_tokens or room)
+        self._marker = tokenizer.encode_literal([CUT_MARKER])[0]
+
+    @staticmethod
+    def _answer_tokens(query: Query) -> int:
+        match query.ask:
+            case ScoreTokens():
+                limit = 1
+            case GenerateText(sampling=sampling):
+                limit = int(str(sampling["max_tokens"]))
+            case BeamSearch(max_tokens=limit):
+                pass
+        return len(query.answer_prefix) + limit
+
+    def requests(self, text_token_ids: list[int]) -> list[tuple[list[int], ScoreTokens | GenerateText | BeamSearch]]:
+        """Return the prompts of one text with what to ask after each, in the order of `queries`."""
+        prompt = self.prompt.build(fit(text_token_ids, self.max_text_tokens, self._marker))
+        return [([*prompt, *query.answer_prefix], query.ask) for query in self.queries]
+
+    def is_too_long(self, text_token_ids: list[int]) -> bool:
+        """Whether the text must be failed, because it does not fit and the task does not cut."""
+        return self.task.too_long == "fail" and len(text_token_ids) > self.max_text_tokens
+
+    def answer(self, completions: Sequence[Completion]) -> Answer | Failure:
+        """Turn the completions of one text, in the order of `queries`, into its answer or the reason there is none."""
+        for completion in completions:
+            if completion.error is not None:
+                return Failure(completion.error_kind, completion.error)
+        read = self.read(completions)
+        if isinstance(read, Failure):
+            return read
+        columns, finish_reason = read
+        return Answer(
+            columns=columns,
+            prompt_tokens=sum(completion.prompt_tokens for completion in completions),
+            output_tokens=sum(completion.output_tokens for completion in completions),
+            finish_reason=finish_reason,
+        )
+
+    @abstractmethod
+    def read(self, completions: Sequence[Completion]) -> tuple[dict[str, object], str] | Failure:
+        """Return the task's columns and the finish reason, or why there is no answer."""
+
+
+class Task(BaseModel, ABC):
+    """A question asked about every row of a table. Subclasses say which columns its answer has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    name: str = Field(description="Names the asset, the output table's ending and the task in every table.")
+    instruction: str = Field(default="", description="What the model is to do, in your words.")
+    text: str = Field(default="{text}", description="The text asked about: a template over the columns of the row.")
+    examples: tuple[Example, ...] = Field(default=(), description="Texts with right answers, shown before each row.")
+    sampling: Sampling = Field(default_factory=Sampling, description="vLLM sampling parameters, by their vLLM names.")
+    too_long: Literal["cut", "fail"] = Field(
+        default="cut", description="A text too long for the model: cut it in the middle, or fail the row."
+    )
+    max_text_tokens: int | None = Field(default=None, ge=1, description="Treat longer texts as too long.")
+    reuse_sampled: bool = Field(default=False, description="Reuse answers for equal texts though sampling is random.")
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_an_identifier(cls, name: str) -> str:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            raise ConfigError(f"Task name {name!r} must be lower-case letters, digits and _, and begin with a letter.")
+        return name
+
+    @field_validator("text")
+    @classmethod
+    def _text_is_a_template(cls, text: str) -> str:
+        TextTemplate(text)
+        return text
+
+    @cached_property
+    def template(self) -> TextTemplate:
+        """The parsed text template."""
+        return TextTemplate(self.text)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether an answer may serve for another row with the same text."""
+        return self.reuse_sampled or self.sampling.is_greedy
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[Column, ...]:
+        """The columns of an answer."""
+
+    @abstractmethod
+    def system_message(self) -> str:
+        """What the model is told before it sees a text."""
+
+    @abstractmethod
+    def plan(self, tokenizer: Tokenizer, max_model_len: int) -> Plan:
+        """Make the task ready for a tokenizer and a model that reads `max_model_len` tokens."""
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What a generated answer must match."""
+        return None
+
+    def messages(self) -> list[Message]:
+        """The chat that is sent for every row, with `ROW_TEXT` where the row's text goes."""
+        messages: list[Message] = [{"role": "system", "content": self.system_message()}]
+        for example in self.examples:
+            messages.append({"role": "user", "content": example.text})
+            messages.append({"role": "assistant", "content": example.answer})
+        return [*messages, {"role": "user", "content": ROW_TEXT}]
+
+    def settings(self) -> dict[str, object]:
+        """Everything that an answer depends on, as JSON values."""
+        return self.model_dump(mode="json", exclude={"name", "reuse_sampled"}, exclude_defaults=True)
+
+    def fingerprint(self, identity: str) -> str:
+        """Return the hash of all that an answer depends on besides the text; `identity` names the model's weights."""
+        parts = [PROMPT_VERSION, type(self).__name__, self.settings(), self.messages(), identity]
+        canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+CONFIDENCE = Column(
+    "confidence",
+    "number",
+    "exp(mean log-probability) of the answer's tokens: the model's average probability of the words it chose.",
+)
+LOGPROBS = Column("logprobs", "json", "For each token: its text, its log-probability, and the likeliest tokens' own.")
+
+
+class GenerationPlan(Plan):
+    """A plan of one query whose answer is generated text."""
+
+    def read(self, completions: Sequence[Completion]) -> tuple[dict[str, object], str] | Failure:
+        best = max(completions[0].candidates, key=mean_logprob)
+        columns = self.parse(best)
+        if isinstance(columns, Failure):
+            return columns
+        if self.task.sampling.logprobs:
+            columns["logprobs"] = [
+                {
+                    "token": self.tokenizer.decode([token_id]),
+                    "logprob": logprob,
+                    "top": {self.tokenizer.decode([other]): value for other, value in top.items()},
+                }
+                for token_id, logprob, top in zip(best.token_ids, best.logprobs, best.top_logprobs, strict=True)
+            ]
+        return {**columns, "confidence": confidence(best)}, best.finish_reason
+
+    @abstractmethod
+    def parse(self, candidate: Candidate) -> dict[str, object] | Failure:
+        """Return the task's own columns, without the confidence."""
+
+
+def generation_columns(sampling: Sampling) -> tuple[Column, ...]:
+    """The columns that every generated answer has."""
+    return (CONFIDENCE, LOGPROBS) if sampling.logprobs else (CONFIDENCE,)
+
+
+def mean_logprob(candidate: Candidate) -> float:
+    """Return the mean natural-log probability of the candidate's tokens; minus infinity when it has none."""
+    return math.fsum(candidate.logprobs) / len(candidate.logprobs) if candidate.logprobs else -math.inf
+
+
+def confidence(candidate: Candidate) -> float:
+    """Return exp(mean log-probability), the geometric mean of the tokens' probabilities, from 0 to 1."""
+    return min(math.exp(mean_logprob(candidate)), 1.0)
+
+
+def truncated(task: Task, candidate: Candidate) -> Failure:
+    """The failure of an answer that ran into its token limit."""
+    return Failure(
+        FailureKind.TRUNCATED,
+        f"The answer was not finished after {len(candidate.token_ids)} tokens. Raise sampling.max_tokens of task "
+        f"{task.name!r}, or allow a shorter answer.",
+        candidate.text,
+    )

@@ -1,0 +1,130 @@
+"""Read typed fields out of each text."""
+
+import json
+from datetime import date, datetime
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, field_serializer, model_validator
+
+from llm_assets.errors import ConfigError
+from llm_assets.prompts import Tokenizer
+from llm_assets.records import Candidate, Column, Constraint, Failure, FailureKind, GenerateText
+from llm_assets.tasks.base import PROVENANCE_COLUMNS, GenerationPlan, Query, Task, generation_columns, truncated
+from llm_assets.json_schema import bounded, describe, import_model, schema_columns
+
+DEFAULT_MAX_TOKENS = 256
+
+AnswerModel = type[BaseModel]
+SchemaSource = AnswerModel | dict[str, Any] | str
+
+
+class Extract(Task):
+    """Read the fields of a schema out of each text; every top-level property becomes a typed column.
+
+    The answer is generated under the schema as a constraint, so it parses; nested objects and lists are stored as JSON.
+    A string or list without a bound gets one (200 characters, 16 items), because a model can otherwise fill the whole
+    token limit with it. A pydantic model's own validators run on the answer; what they refuse is a failure.
+    """
+
+    type: Literal["extract"] = "extract"
+    answer_schema: SchemaSource = Field(
+        alias="schema", description="A pydantic model, its path as package.module:Class, or a JSON schema."
+    )
+
+    @field_serializer("answer_schema")
+    def _as_json_schema(self, _: object) -> dict[str, Any]:
+        return self.json_schema
+
+    @model_validator(mode="after")
+    def _columns_can_stand_in_a_table(self) -> "Extract":
+        for column in schema_columns(self.json_schema):
+            taken = {*PROVENANCE_COLUMNS, *(c.name for c in generation_columns(self.sampling))}
+            if column.name in taken:
+                raise ConfigError(
+                    f"Task {self.name!r}: the property {column.name!r} has the name of a column that every answer has. "
+                    f"Rename it; taken are {', '.join(sorted(taken))}."
+                )
+            if len(column.name.encode()) > 63:
+                raise ConfigError(f"Task {self.name!r}: the property {column.name!r} is too long for a column (63 bytes).")
+        for example in self.examples:
+            try:
+                json.loads(example.answer)
+            except ValueError as error:
+                raise ConfigError(
+                    f"Task {self.name!r}: the example {example.text[:40]!r} has the answer {example.answer!r}, which is "
+                    f"no JSON: {error}."
+                ) from None
+        return self
+
+    @cached_property
+    def answer_model(self) -> AnswerModel | None:
+        """The pydantic model of an answer, when the schema was given as one."""
+        if isinstance(self.answer_schema, str):
+            return import_model(self.answer_schema)
+        return None if isinstance(self.answer_schema, dict) else self.answer_schema
+
+    @cached_property
+    def json_schema(self) -> dict[str, Any]:
+        """The JSON schema that constrains the answer."""
+        if self.answer_model is not None:
+            return bounded(self.answer_model.model_json_schema())
+        assert isinstance(self.answer_schema, dict)
+        return bounded(self.answer_schema)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return (*schema_columns(self.json_schema), *generation_columns(self.sampling))
+
+    @property
+    def constraint(self) -> Constraint:
+        return Constraint("json", json.dumps(self.json_schema, ensure_ascii=False))
+
+    def system_message(self) -> str:
+        instruction = self.instruction or "Extract the facts that the text states."
+        return f"{instruction}\nAnswer with JSON that has these fields:\n{describe(self.json_schema)}"
+
+    def plan(self, tokenizer: Tokenizer, max_model_len: int) -> "ExtractPlan":
+        sampling = self.sampling.arguments(max_tokens=DEFAULT_MAX_TOKENS, logprobs=0)
+        query = Query(GenerateText(sampling, self.constraint))
+        return ExtractPlan(self, tokenizer, max_model_len, [query])
+
+
+class ExtractPlan(GenerationPlan):
+    """Generates JSON under the schema and reads it as columns."""
+
+    task: Extract
+
+    def parse(self, candidate: Candidate) -> dict[str, object] | Failure:
+        if candidate.finish_reason == "length":
+            return truncated(self.task, candidate)
+        try:
+            fields = json.loads(candidate.text)
+            if self.task.answer_model is not None:
+                fields = self.task.answer_model.model_validate(fields).model_dump(mode="json", by_alias=True)
+            if not isinstance(fields, dict):
+                raise ValueError(f"expected an object, got {type(fields).__name__}")
+            return {
+                column.name: _value(fields.get(column.name), column) for column in schema_columns(self.task.json_schema)
+            }
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        except ValueError as error:
+            reason = str(error)
+        return Failure(FailureKind.INVALID_JSON, f"The answer does not fit the schema: {reason}.", candidate.text)
+
+
+def _value(value: Any, column: Column) -> object:
+    """Give a JSON value its column's Python type."""
+    if value is None:
+        return None
+    match column.type:
+        case "number":
+            return float(value)
+        case "date":
+            return date.fromisoformat(value)
+        case "datetime":
+            return datetime.fromisoformat(value)
+        case _:
+            return value
