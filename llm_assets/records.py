@@ -119,19 +119,25 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """The tokens of a request. `cached` counts those of the prompt that came from the prefix cache."""
+
+    prompt: int = 0
+    cached: int = 0
+    output: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """What an engine says to one request: candidates, or scores by token id, or an error.
 
-    `scores` are natural-log probabilities over the whole vocabulary, before any constraint. `cached_tokens` counts
-    the prompt tokens that came from the prefix cache.
+    `scores` are natural-log probabilities over the whole vocabulary, before any constraint.
     """
 
     id: int
     candidates: tuple[Candidate, ...] = ()
     scores: Mapping[int, float] = field(default_factory=dict)
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
+    usage: Usage = Usage()
     error: str | None = None
     error_kind: FailureKind = FailureKind.ENGINE_ERROR
 

@@ -53,16 +53,28 @@ class Sampling(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    temperature: float = Field(default=0.0, ge=0, le=100, description="Randomness; 0 takes the likeliest token (greedy).")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="Sample from the likeliest tokens of this total probability.")
+    temperature: float = Field(
+        default=0.0, ge=0, le=100, description="Randomness; 0 takes the likeliest token (greedy)."
+    )
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="Sample from the likeliest tokens of this total probability."
+    )
     top_k: int = Field(default=0, ge=-1, description="Sample from the k likeliest tokens; 0 or -1 means all.")
-    min_p: float = Field(default=0.0, ge=0, le=1, description="Drop tokens below this share of the likeliest one's probability.")
+    min_p: float = Field(
+        default=0.0, ge=0, le=1, description="Drop tokens below this share of the likeliest one's probability."
+    )
     seed: int | None = Field(default=None, description="Seed of the random choices of each row.")
-    max_tokens: int | None = Field(default=None, ge=1, description="Most tokens generated; None takes the task's default.")
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="Most tokens generated; None takes the task's default."
+    )
     min_tokens: int = Field(default=0, ge=0, description="Fewest tokens before the answer may end.")
-    presence_penalty: float = Field(default=0.0, ge=-2, le=2, description="Penalty on tokens the answer already contains.")
+    presence_penalty: float = Field(
+        default=0.0, ge=-2, le=2, description="Penalty on tokens the answer already contains."
+    )
     frequency_penalty: float = Field(default=0.0, ge=-2, le=2, description="Penalty that grows with a token's count.")
-    repetition_penalty: float = Field(default=1.0, gt=0, description="Penalty on tokens of prompt and answer; 1 is none.")
+    repetition_penalty: float = Field(
+        default=1.0, gt=0, description="Penalty on tokens of prompt and answer; 1 is none."
+    )
     stop: str | list[str] | None = Field(default=None, description="Text that ends the answer; it is not part of it.")
     stop_token_ids: list[int] | None = Field(default=None, description="Token ids that end the answer.")
     ignore_eos: bool = Field(default=False, description="Go on after the end-of-text token.")
@@ -75,9 +87,15 @@ class Sampling(BaseModel):
     allowed_token_ids: list[int] | None = Field(default=None, description="Only these token ids may be generated.")
     skip_special_tokens: bool = Field(default=True, description="Leave special tokens out of the answer's text.")
     spaces_between_special_tokens: bool = Field(default=True, description="Put spaces between special tokens.")
-    thinking_token_budget: int | None = Field(default=None, ge=-1, description="Most tokens of a reasoning model's thoughts.")
-    repetition_detection: RepetitionDetection | None = Field(default=None, description="End answers that repeat themselves.")
-    skip_reading_prefix_cache: bool | None = Field(default=None, description="Compute the prompt anew for these requests.")
+    thinking_token_budget: int | None = Field(
+        default=None, ge=-1, description="Most tokens of a reasoning model's thoughts."
+    )
+    repetition_detection: RepetitionDetection | None = Field(
+        default=None, description="End answers that repeat themselves."
+    )
+    skip_reading_prefix_cache: bool | None = Field(
+        default=None, description="Compute the prompt anew for these requests."
+    )
     watermarking: bool = Field(default=True, description="Apply the engine's watermark, if it is configured with one.")
     extra_args: dict[str, Any] | None = Field(default=None, description="Arguments of custom vLLM plugins.")
 
@@ -87,7 +105,9 @@ class Sampling(BaseModel):
         if isinstance(data, dict):
             for name in data:
                 if name in REMOVED:
-                    raise ConfigError(f"Sampling parameter {name!r} was removed from vLLM. Use {REMOVED[name]} instead.")
+                    raise ConfigError(
+                        f"Sampling parameter {name!r} was removed from vLLM. Use {REMOVED[name]} instead."
+                    )
                 if name in SET_BY_TASK:
                     raise ConfigError(f"Sampling parameter {name!r} is not set on a task: {SET_BY_TASK[name]}.")
                 if name not in cls.model_fields:
@@ -109,5 +129,3 @@ class Sampling(BaseModel):
         """Return vLLM's keyword arguments: what was set here, over the caller's defaults, over temperature 0."""
         chosen = self.model_dump(exclude_unset=True, exclude_none=True)
         return {"temperature": 0.0, **defaults, **chosen}
-
-

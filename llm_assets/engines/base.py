@@ -8,7 +8,7 @@ from llm_assets.records import Completion, Constraint, EngineInfo, Request
 
 
 class Engine(Protocol):
-    """A stream of requests in, a stream of completions out. Only `run` and `max_model_len` may load the model."""
+    """A stream of requests in, a stream of completions out. Only `load` and `run` load the model."""
 
     @property
     def identity(self) -> str:
@@ -32,6 +32,10 @@ class Engine(Protocol):
 
     def check(self, constraint: Constraint) -> None:
         """Raise a ConfigError if the constraint cannot be enforced, before the model is loaded."""
+        ...
+
+    def load(self) -> None:
+        """Load the model if it is not loaded; `run` does so by itself."""
         ...
 
     def run(self, requests: Iterable[Request]) -> Iterator[Completion]:

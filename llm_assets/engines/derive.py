@@ -40,7 +40,9 @@ def example_value(schema: Any, root: dict[str, Any], rng: random.Random, depth: 
     options = schema.get("anyOf") or schema.get("oneOf")
     if options:
         # Deep down only options that end: a recursive schema would go on forever.
-        simple = [option for option in options if "$ref" not in option and option.get("type") not in ("object", "array")]
+        simple = [
+            option for option in options if "$ref" not in option and option.get("type") not in ("object", "array")
+        ]
         return example_value(rng.choice(simple if simple and depth > _MAX_DEPTH else options), root, rng, depth + 1)
     if "allOf" in schema:
         merged = {key: value for part in schema["allOf"] for key, value in resolve(part, root).items()}
@@ -95,7 +97,10 @@ def _array(schema: dict[str, Any], root: dict[str, Any], rng: random.Random, dep
     fixed = [example_value(item, root, rng, depth + 1) for item in schema.get("prefixItems", [])]
     low = max(schema.get("minItems", 0) - len(fixed), 0)
     high = low if depth > _MAX_DEPTH else max(low, min(low + 3, schema.get("maxItems", low + 3) - len(fixed)))
-    return [*fixed, *(example_value(schema.get("items", {}), root, rng, depth + 1) for _ in range(rng.randint(low, high)))]
+    return [
+        *fixed,
+        *(example_value(schema.get("items", {}), root, rng, depth + 1) for _ in range(rng.randint(low, high))),
+    ]
 
 
 def derive_text(kind: str, value: str, rng: random.Random) -> str:
@@ -109,7 +114,9 @@ def derive_text(kind: str, value: str, rng: random.Random) -> str:
     try:
         import xgrammar
     except ImportError:
-        raise ConfigError(f"A {kind} constraint needs the package xgrammar. Install llm_assets[cpu] or [cuda].") from None
+        raise ConfigError(
+            f"A {kind} constraint needs the package xgrammar. Install llm_assets[cpu] or [cuda]."
+        ) from None
     stop = 256
     vocabulary: list[Any] = [*(bytes([byte]) for byte in range(256)), b"<end>"]
     compiler = xgrammar.GrammarCompiler(xgrammar.TokenizerInfo(vocabulary, stop_token_ids=[stop]))

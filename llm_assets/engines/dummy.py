@@ -8,7 +8,17 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from llm_assets.engines.derive import derive_text, example_value
-from llm_assets.records import BeamSearch, Candidate, Completion, Constraint, EngineInfo, GenerateText, Request, ScoreTokens
+from llm_assets.records import (
+    BeamSearch,
+    Candidate,
+    Completion,
+    Constraint,
+    EngineInfo,
+    GenerateText,
+    Request,
+    ScoreTokens,
+    Usage,
+)
 
 _TURN, _END = "<|turn|>", "<|end|>"
 
@@ -60,6 +70,9 @@ class DummyEngine:
     def check(self, constraint: Constraint) -> None:
         self._text(constraint, random.Random(0))
 
+    def load(self) -> None:
+        pass
+
     def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
         for request in requests:
             yield self.answer(request)
@@ -70,12 +83,12 @@ class DummyEngine:
     def answer(self, request: Request) -> Completion:
         """Return the completion of one request."""
         prompt = ",".join(map(str, request.prompt_token_ids))
-        usage = {"prompt_tokens": len(request.prompt_token_ids)}
+        prompt_tokens = len(request.prompt_token_ids)
         match request.ask:
             case ScoreTokens(token_ids=token_ids):
                 weights = {i: 1 + _seed(f"{prompt}>{i}") % 1000 for i in token_ids}
                 scores = {i: math.log(weight / 1001 / len(weights)) for i, weight in weights.items()}
-                return Completion(request.id, scores=scores, output_tokens=1, **usage)
+                return Completion(request.id, scores=scores, usage=Usage(prompt_tokens, output=1))
             case BeamSearch():
                 constraint, count, top = None, 1, False
             case GenerateText(sampling=sampling, constraint=constraint):
@@ -85,7 +98,7 @@ class DummyEngine:
             for index in range(count)
         )
         output_tokens = sum(len(candidate.token_ids) for candidate in candidates)
-        return Completion(request.id, candidates, output_tokens=output_tokens, **usage)
+        return Completion(request.id, candidates, usage=Usage(prompt_tokens, output=output_tokens))
 
     def _candidate(self, text: str, index: int, top: bool) -> Candidate:
         token_ids = tuple(self.tokenizer.encode_literal([text])[0])

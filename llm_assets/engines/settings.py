@@ -69,7 +69,9 @@ class VllmSettings(BaseModel):
             if name in cls.model_fields:
                 raise ConfigError(f"Engine argument {name!r} has a setting of its own: write it outside engine_args.")
             if valid and name not in valid:
-                raise ConfigError(f"vLLM has no engine argument {name!r}. {did_you_mean(name, valid | cls.model_fields.keys())}")
+                raise ConfigError(
+                    f"vLLM has no engine argument {name!r}. {did_you_mean(name, valid | cls.model_fields.keys())}"
+                )
         return {**own, "engine_args": extra}
 
     @model_validator(mode="after")

@@ -26,10 +26,12 @@ from llm_assets.records import (
     GenerateText,
     Request,
     ScoreTokens,
+    Usage,
 )
 
 if TYPE_CHECKING:
     import vllm
+    from vllm.v1.engine.llm_engine import LLMEngine
 
 
 class VllmEngine:
@@ -67,9 +69,9 @@ class VllmEngine:
             settings.chat_template,
         )
 
-    @property
+    @cached_property
     def max_model_len(self) -> int:
-        return self.settings.max_model_len or self._load().model_config.max_model_len
+        return self.settings.max_model_len or model_length(self.settings)
 
     @property
     def info(self) -> EngineInfo:
@@ -97,6 +99,9 @@ class VllmEngine:
                 "Use plain types, enums, and bounds on strings and lists; or another compiler, with the engine argument "
                 'structured_outputs_config={"backend": "guidance", "disable_any_whitespace": true}.'
             ) from None
+
+    def load(self) -> None:
+        self._load()
 
     def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
         engine = self._load()
@@ -150,7 +155,9 @@ class VllmEngine:
         """Hand a request to vLLM; yield its completion only if vLLM refuses it."""
         name = f"{self._runs}-{request.id}"
         try:
-            self._load().add_request(name, {"prompt_token_ids": request.prompt_token_ids}, _sampling_params(request.ask))
+            self._load().add_request(
+                name, {"prompt_token_ids": request.prompt_token_ids}, _sampling_params(request.ask)
+            )
         except (ValueError, TypeError) as error:
             yield _refused(request, error)
         else:
@@ -203,8 +210,7 @@ class VllmEngine:
         return Completion(
             request.id,
             (candidate,),
-            prompt_tokens=len(request.prompt_token_ids),
-            output_tokens=len(token_ids),
+            usage=Usage(len(request.prompt_token_ids), output=len(token_ids)),
         )
 
     @property
@@ -212,7 +218,7 @@ class VllmEngine:
         # Free white space between JSON tokens costs tokens, and a small model can loop in it.
         return self.settings.structured_outputs_config or {"backend": "xgrammar", "disable_any_whitespace": True}
 
-    def _load(self) -> "vllm.v1.engine.llm_engine.LLMEngine":
+    def _load(self) -> "LLMEngine":
         """Return vLLM's engine, loaded."""
         if self._llm is None:
             self._prepare_environment()
@@ -275,6 +281,27 @@ def is_cpu_build() -> bool:
         except importlib.metadata.PackageNotFoundError:
             return False
     return True
+
+
+def model_length(settings: VllmSettings) -> int:
+    """Return the most tokens the model was made for, from its configuration.
+
+    Raises:
+        ModelError: the configuration cannot be read, or does not say.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(
+            str(Path(settings.model).expanduser()),
+            revision=settings.revision or "main",
+            trust_remote_code=settings.trust_remote_code,
+        )
+        return int(config.get_text_config().max_position_embeddings)
+    except Exception as error:  # transformers raises OSError, ValueError and AttributeError
+        raise ModelError(
+            f"The length of model {settings.model!r} cannot be read from its configuration: {error}. Set max_model_len."
+        ) from error
 
 
 def _cpu_arguments(settings: VllmSettings) -> dict[str, Any]:
@@ -345,21 +372,23 @@ def _refused(request: Request, error: Exception) -> Completion:
 
 def _completion(request: Request, output: Any) -> Completion:
     """Read a finished vLLM RequestOutput."""
-    usage = {
-        "prompt_tokens": len(request.prompt_token_ids),
-        "cached_tokens": output.num_cached_tokens or 0,
-        "output_tokens": sum(len(item.token_ids) for item in output.outputs),
-    }
-    stopped = [item.finish_reason for item in output.outputs if item.finish_reason not in ("stop", "length", "repetition")]
+    usage = Usage(
+        prompt=len(request.prompt_token_ids),
+        cached=output.num_cached_tokens or 0,
+        output=sum(len(item.token_ids) for item in output.outputs),
+    )
+    stopped = [
+        item.finish_reason for item in output.outputs if item.finish_reason not in ("stop", "length", "repetition")
+    ]
     if stopped:
-        return Completion(request.id, error=f"vLLM ended the request with {stopped[0]!r}.", **usage)
+        return Completion(request.id, error=f"vLLM ended the request with {stopped[0]!r}.", usage=usage)
     if isinstance(request.ask, ScoreTokens):
         first = output.outputs[0].logprobs[0]
-        return Completion(request.id, scores={token_id: item.logprob for token_id, item in first.items()}, **usage)
+        return Completion(request.id, scores={token_id: item.logprob for token_id, item in first.items()}, usage=usage)
     assert isinstance(request.ask, GenerateText)
     with_top = bool(request.ask.sampling.get("logprobs"))
     candidates = tuple(_candidate(item, with_top) for item in output.outputs)
-    return Completion(request.id, candidates, **usage)
+    return Completion(request.id, candidates, usage=usage)
 
 
 def _candidate(item: Any, with_top: bool) -> Candidate:

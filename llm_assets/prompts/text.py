@@ -32,7 +32,9 @@ class TextTemplate:
             self._pieces.append((literal, name))
         self.columns = tuple(dict.fromkeys(name for _, name in self._pieces if name is not None))
         if not self.columns:
-            raise ConfigError(f"Text template {template!r} names no column. Write the column to ask about, as {{text}}.")
+            raise ConfigError(
+                f"Text template {template!r} names no column. Write the column to ask about, as {{text}}."
+            )
 
     def render(self, values: Mapping[str, object]) -> str:
         """Return the text of a row, without white space around it, or "" when every named column is NULL or blank."""

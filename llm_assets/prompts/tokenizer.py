@@ -102,12 +102,14 @@ def load_tokenizer(
     from transformers import AutoTokenizer, GenerationConfig
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, revision=revision or "main", trust_remote_code=trust_remote_code
+        )
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and errors of its own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"The tokenizer of model {name!r} cannot be loaded: {reason}") from error
     try:
-        eos = GenerationConfig.from_pretrained(name, revision=revision).eos_token_id
+        eos = GenerationConfig.from_pretrained(name, revision=revision or "main").eos_token_id
     except Exception:  # many models have no generation_config.json; the tokenizer's end token serves
         eos = None
     ends = eos if isinstance(eos, list) else [] if eos is None else [eos]

@@ -2,6 +2,6 @@
 
 from llm_assets.tables.database import Database
 from llm_assets.tables.source import Source, SourceTable
-from llm_assets.tables.store import AnsweredRow, Batch, FailedRow, Store
+from llm_assets.tables.store import AnswerToWrite, Batch, FailureToWrite, Output, Store
 
-__all__ = ["AnsweredRow", "Batch", "Database", "FailedRow", "Source", "SourceTable", "Store"]
+__all__ = ["AnswerToWrite", "Batch", "Database", "FailureToWrite", "Output", "Source", "SourceTable", "Store"]

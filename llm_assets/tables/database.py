@@ -2,9 +2,12 @@
 
 import sqlite3
 from functools import cached_property
+from pathlib import Path
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
 from llm_assets.errors import DatabaseError
 
@@ -21,7 +24,7 @@ class Database:
     def __init__(self, url: str) -> None:
         try:
             self._url = make_url(url)
-        except sa.exc.ArgumentError:
+        except ArgumentError:
             # The text itself may hold a password.
             raise DatabaseError(
                 "The database URL does not parse. Write dialect://user:password@host:port/database, for example "
@@ -37,12 +40,12 @@ class Database:
             arguments = {"timeout": 60}
         try:
             engine = sa.create_engine(self._url, connect_args=arguments, pool_pre_ping=True)
-        except (sa.exc.NoSuchModuleError, ImportError) as error:
+        except (NoSuchModuleError, ImportError) as error:
             raise DatabaseError(
                 f"The driver of {self.name} is not installed: {error}. For Postgres install llm_assets[postgres]."
             ) from None
         if self.dialect == "sqlite":
-            sa.event.listen(engine, "connect", _configure_sqlite)
+            event.listen(engine, "connect", _configure_sqlite)
         return engine
 
     @property
@@ -61,7 +64,7 @@ class Database:
         try:
             with self.engine.connect():
                 pass
-        except sa.exc.OperationalError as error:
+        except OperationalError as error:
             reason = " ".join(str(error.orig).split())
             fix = "Check that it is running and that host, port and database name are right."
             if "no password supplied" in reason or "password authentication failed" in reason:
@@ -69,10 +72,10 @@ class Database:
             raise DatabaseError(f"The database {self.name} cannot be opened: {reason}. {fix}") from None
 
     def _check_sqlite_directory(self, path: str) -> None:
-        from pathlib import Path
-
         if not Path(path).expanduser().parent.is_dir():
-            raise DatabaseError(f"The directory of the database {self.name} does not exist. Make it, or change the path.")
+            raise DatabaseError(
+                f"The directory of the database {self.name} does not exist. Make it, or change the path."
+            )
 
     def close(self) -> None:
         """Give back every connection."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from sqlalchemy.exc import NoSuchTableError
 
 from llm_assets.errors import ConfigError, SourceError, did_you_mean
 from llm_assets.records import Key, Partition, Row
@@ -56,13 +57,15 @@ class SourceTable:
         SourceError: no such table or column, no key, or a key that is NULL or not unique.
     """
 
-    def __init__(self, database: Database, source: Source, columns: Collection[str], partition_column: str | None) -> None:
+    def __init__(
+        self, database: Database, source: Source, columns: Collection[str], partition_column: str | None
+    ) -> None:
         self.database = database
         self.source = source
         self.key_columns = self._check(set(columns), partition_column)
         self.columns = tuple(dict.fromkeys([*self.key_columns, *columns]))
         # Columns without a type: values arrive as the driver gives them, whatever the table declares.
-        names = dict.fromkeys([*self.columns, *([partition_column] if partition_column else [])])
+        names = dict.fromkeys(self.columns if partition_column is None else (*self.columns, partition_column))
         self._table = sa.table(source.table, *(sa.column(name) for name in names), schema=source.db_schema)
 
     @cached_property
@@ -78,7 +81,7 @@ class SourceTable:
         while True:
             page = query.order_by(*keys).limit(CHUNK_ROWS)
             if last is not None:
-                page = page.where(_after(keys, last))
+                page = page.where(after(keys, last))
             with self.database.engine.connect() as connection:
                 rows = [self._row(values) for values in connection.execute(page).mappings()]
             if rows:
@@ -128,13 +131,13 @@ class SourceTable:
         inspector = sa.inspect(self.database.engine)
         try:
             found = inspector.get_columns(source.table, schema=source.db_schema)
-        except sa.exc.NoSuchTableError:
+        except NoSuchTableError:
             tables = [*inspector.get_table_names(source.db_schema), *inspector.get_view_names(source.db_schema)]
             raise SourceError(
                 f"There is no table {source.name!r} in {self.database.name}. {did_you_mean(source.table, tables)}"
             ) from None
         self._types = {column["name"]: column["type"] for column in found}
-        uses = {name: "a text template names" for name in columns} | {name: "the key names" for name in source.key}
+        uses = dict.fromkeys(columns, "a text template names") | dict.fromkeys(source.key, "the key names")
         if partition_column:
             uses.setdefault(partition_column, "the partitions name")
         for name, use in uses.items():
@@ -210,12 +213,10 @@ def matches(columns: Sequence[sa.ColumnElement[Any]], keys: Sequence[Key]) -> sa
     return sa.tuple_(*columns).in_([tuple(key) for key in keys])
 
 
-def _after(columns: Sequence[sa.ColumnElement[Any]], key: Key) -> sa.ColumnElement[bool]:
+def after(columns: Sequence[sa.ColumnElement[Any]], key: Key) -> sa.ColumnElement[bool]:
     """Return the condition that a row's key comes after `key`, written out for databases without row comparison."""
     steps = []
     for index, column in enumerate(columns):
         equal = [columns[before] == key[before] for before in range(index)]
         steps.append(sa.and_(*equal, column > key[index]))
     return sa.or_(*steps)
-
-

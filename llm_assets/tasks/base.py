@@ -122,8 +122,8 @@ class Plan(ABC):
         columns, finish_reason = read
         return Answer(
             columns=columns,
-            prompt_tokens=sum(completion.prompt_tokens for completion in completions),
-            output_tokens=sum(completion.output_tokens for completion in completions),
+            prompt_tokens=sum(completion.usage.prompt for completion in completions),
+            output_tokens=sum(completion.usage.output for completion in completions),
             finish_reason=finish_reason,
         )
 

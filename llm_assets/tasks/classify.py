@@ -35,7 +35,9 @@ class Classify(Task):
         names = self.label_names
         for name in names:
             if not name.strip() or name != name.strip():
-                raise ConfigError(f"Task {self.name!r}: label {name!r} is empty or has white space around it. Remove it.")
+                raise ConfigError(
+                    f"Task {self.name!r}: label {name!r} is empty or has white space around it. Remove it."
+                )
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(f"Task {self.name!r}: label {name!r} is given {names.count(name)} times. Keep one.")
@@ -64,7 +66,9 @@ class Classify(Task):
     def columns(self) -> tuple[Column, ...]:
         return (
             Column("label", "text", f"The likeliest label: {', '.join(self.label_names)}."),
-            Column("confidence", "number", "The model's probability of this label, given that it answers with a label."),
+            Column(
+                "confidence", "number", "The model's probability of this label, given that it answers with a label."
+            ),
             Column("margin", "number", "Confidence less the probability of the second likeliest label."),
             Column("scores", "json", "Every label with its probability; they sum to 1."),
         )

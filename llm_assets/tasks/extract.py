@@ -1,6 +1,7 @@
 """Read typed fields out of each text."""
 
 import json
+import math
 from datetime import date, datetime
 from functools import cached_property
 from typing import Any, Literal
@@ -8,10 +9,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_serializer, model_validator
 
 from llm_assets.errors import ConfigError
+from llm_assets.json_schema import bounded, describe, import_model, schema_columns
 from llm_assets.prompts import Tokenizer
 from llm_assets.records import Candidate, Column, Constraint, Failure, FailureKind, GenerateText
 from llm_assets.tasks.base import PROVENANCE_COLUMNS, GenerationPlan, Query, Task, generation_columns, truncated
-from llm_assets.json_schema import bounded, describe, import_model, schema_columns
 
 DEFAULT_MAX_TOKENS = 256
 
@@ -46,14 +47,16 @@ class Extract(Task):
                     f"Rename it; taken are {', '.join(sorted(taken))}."
                 )
             if len(column.name.encode()) > 63:
-                raise ConfigError(f"Task {self.name!r}: the property {column.name!r} is too long for a column (63 bytes).")
+                raise ConfigError(
+                    f"Task {self.name!r}: the property {column.name!r} is too long for a column (63 bytes)."
+                )
         for example in self.examples:
             try:
                 json.loads(example.answer)
             except ValueError as error:
                 raise ConfigError(
-                    f"Task {self.name!r}: the example {example.text[:40]!r} has the answer {example.answer!r}, which is "
-                    f"no JSON: {error}."
+                    f"Task {self.name!r}: the example {example.text[:40]!r} has the answer {example.answer!r}, "
+                    f"which is no JSON: {error}."
                 ) from None
         return self
 
@@ -99,7 +102,7 @@ class ExtractPlan(GenerationPlan):
         if candidate.finish_reason == "length":
             return truncated(self.task, candidate)
         try:
-            fields = json.loads(candidate.text)
+            fields = json.loads(candidate.text, parse_float=_finite)
             if self.task.answer_model is not None:
                 fields = self.task.answer_model.model_validate(fields).model_dump(mode="json", by_alias=True)
             if not isinstance(fields, dict):
@@ -115,11 +118,20 @@ class ExtractPlan(GenerationPlan):
         return Failure(FailureKind.INVALID_JSON, f"The answer does not fit the schema: {reason}.", candidate.text)
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text} is out of range")
+    return number
+
+
 def _value(value: Any, column: Column) -> object:
     """Give a JSON value its column's Python type."""
     if value is None:
         return None
     match column.type:
+        case "integer" if not -(2**63) <= value < 2**63:
+            raise ValueError(f"{column.name} is {value}, which no integer column holds")
         case "number":
             return float(value)
         case "date":

@@ -30,7 +30,9 @@ class Summarize(Task):
     @model_validator(mode="after")
     def _one_strategy(self) -> "Summarize":
         if self.beam_width and self.candidates > 1:
-            raise ConfigError(f"Task {self.name!r}: set candidates ({self.candidates}) or beam_width ({self.beam_width}).")
+            raise ConfigError(
+                f"Task {self.name!r}: set candidates ({self.candidates}) or beam_width ({self.beam_width})."
+            )
         if self.candidates > 1 and "temperature" in self.sampling.model_fields_set and self.sampling.is_greedy:
             raise ConfigError(
                 f"Task {self.name!r}: {self.candidates} candidates at temperature 0 would all be equal. Raise it, or "
@@ -39,7 +41,7 @@ class Summarize(Task):
         unused = self.sampling.model_fields_set - {"max_tokens"}
         if self.beam_width and unused:
             raise ConfigError(
-                f"Task {self.name!r}: beam search does not sample, so these have no effect: {', '.join(sorted(unused))}."
+                f"Task {self.name!r}: beam search does not sample; {', '.join(sorted(unused))} would have no effect."
             )
         return self
 

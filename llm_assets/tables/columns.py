@@ -1,0 +1,75 @@
+"""Column types, values made fit to store, and upserts: what all output tables share."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from llm_assets.records import Column, ColumnType, Key
+
+Json = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+Moment = sa.DateTime(timezone=True)
+
+TYPES: dict[ColumnType, Any] = {
+    "text": sa.Text(),
+    "integer": sa.BigInteger(),
+    "number": sa.Double(),
+    "boolean": sa.Boolean(),
+    "date": sa.Date(),
+    "datetime": Moment,
+    "json": Json,
+}
+
+
+def answer_column(column: Column) -> sa.Column[Any]:
+    """Return the table column for one column of a task's answer."""
+    return sa.Column(column.name, TYPES[column.type], comment=column.comment)
+
+
+def clean(value: Any) -> Any:
+    """Return a value that every database stores: text without NUL characters or lone surrogates.
+
+    Postgres has no NUL in text, and neither database has surrogates. Each becomes U+FFFD, so nothing is lost silently.
+    """
+    if isinstance(value, str):
+        return value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {clean(key): clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    return value
+
+
+def to_json(columns: Mapping[str, object]) -> dict[str, object]:
+    """Return an answer's columns as JSON values, for the ledger."""
+    return {name: value.isoformat() if isinstance(value, date) else value for name, value in columns.items()}
+
+
+def from_json(values: Mapping[str, Any], columns: Sequence[Column]) -> dict[str, object]:
+    """Undo `to_json`: dates and times get their types back."""
+    readers = {"date": date.fromisoformat, "datetime": datetime.fromisoformat}
+    result: dict[str, object] = {}
+    for column in columns:
+        value = values.get(column.name)
+        reader = readers.get(column.type)
+        result[column.name] = reader(value) if reader and value is not None else value
+    return result
+
+
+def key_text(key: Key) -> str:
+    """Return a key as text: the value of a single column, or a JSON list of several."""
+    return str(key[0]) if len(key) == 1 else json.dumps(key, default=str, ensure_ascii=False)
+
+
+def upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows; a row whose primary key exists is replaced."""
+    if not rows:
+        return
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = insert(table)
+    keys = [column.name for column in table.primary_key]
+    others = {name: statement.excluded[name] for name in rows[0] if name not in keys}
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=others), list(rows))

@@ -1,0 +1,346 @@
+"""The output database: what is answered already, and transactions that add to it."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from llm_assets.errors import ConfigError, DatabaseError, OutputTableError
+from llm_assets.records import Answer, Column, Failure, Key
+from llm_assets.tables.columns import TYPES, clean, from_json, key_text, to_json, upsert
+from llm_assets.tables.database import OUTPUT_DIALECTS, Database
+from llm_assets.tables.layout import failures_table, ledger_table, results_table, throughput_table
+from llm_assets.tables.source import CHUNK_ROWS, SourceTable, after, matches
+
+
+class Output(NamedTuple):
+    """One task's output table: its name, its answer columns and its comment."""
+
+    task: str
+    table: str
+    columns: tuple[Column, ...]
+    comment: str
+
+
+class AnsweredRow(NamedTuple):
+    """What a stored answer was an answer to."""
+
+    fingerprint: str
+    content_hash: str
+    partition_key: str
+
+
+class FailedRow(NamedTuple):
+    """What a stored failure was about, and how often it happened."""
+
+    fingerprint: str
+    content_hash: str
+    attempts: int
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerToWrite:
+    """An answer on its way into the tables. `to_ledger` is whether it may serve for other rows."""
+
+    task: str
+    key: Key
+    partition_key: str
+    fingerprint: str
+    content_hash: str
+    answer: Answer
+    to_ledger: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FailureToWrite:
+    """A failure on its way into the tables."""
+
+    task: str
+    key: Key
+    partition_key: str
+    fingerprint: str
+    content_hash: str
+    failure: Failure
+    attempts: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """What is committed together. `moved` are answered rows that belong to another partition now, by task."""
+
+    answers: list[AnswerToWrite] = field(default_factory=list)
+    failures: list[FailureToWrite] = field(default_factory=list)
+    moved: list[tuple[str, Key, str]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.answers) + len(self.failures) + len(self.moved)
+
+
+class Store:
+    """The output tables of one source.
+
+    Raises:
+        DatabaseError: the database is neither SQLite nor Postgres.
+        OutputTableError: a table exists with columns that differ from those this package writes.
+        ConfigError: a task's column has the name of a key column.
+    """
+
+    def __init__(
+        self, database: Database, source: SourceTable, outputs: Sequence[Output], schema: str | None = None
+    ) -> None:
+        if database.dialect not in OUTPUT_DIALECTS:
+            raise DatabaseError(
+                f"Answers cannot be written to {database.name}: its kind is {database.dialect!r}. Write them to one of "
+                f"{', '.join(OUTPUT_DIALECTS)}; any SQLAlchemy database can be the source."
+            )
+        self.database = database
+        self._source = source
+        self._columns = {output.task: output.columns for output in outputs}
+        self._metadata = sa.MetaData(schema=schema)
+        key = [(name, _key_type(kind)) for name, kind in zip(source.key_columns, source.key_types, strict=True)]
+        self._results: dict[str, sa.Table] = {}
+        for output in outputs:
+            taken = {column.name for column in output.columns} & set(source.key_columns)
+            if taken:
+                raise ConfigError(
+                    f"Task {output.task!r} has the column {taken.pop()!r}, which is a key column of the source."
+                )
+            self._results[output.task] = results_table(
+                self._metadata, output.table, key, output.columns, output.comment
+            )
+        self._ledger = ledger_table(self._metadata)
+        self._failures = failures_table(self._metadata)
+        self._throughput = throughput_table(self._metadata)
+
+    def prepare(self) -> None:
+        """Create the tables that do not exist, and compare those that do."""
+        inspector = sa.inspect(self.database.engine)
+        schema = self._metadata.schema
+        if schema and schema not in inspector.get_schema_names():
+            raise OutputTableError(
+                f"There is no schema {schema!r} in {self.database.name}. Create it, or choose one of "
+                f"{', '.join(inspector.get_schema_names())}."
+            )
+        existing = set(inspector.get_table_names(schema))
+        for table in self._metadata.sorted_tables:
+            if table.name in existing:
+                found = {column["name"] for column in inspector.get_columns(table.name, schema=schema)}
+                missing, unknown = set(table.columns.keys()) - found, found - set(table.columns.keys())
+                if missing or unknown:
+                    raise OutputTableError(_difference(table, missing, unknown, self.database.name))
+        self._metadata.create_all(self.database.engine)
+
+    def table_name(self, task: str) -> str:
+        """Return the full name of a task's output table."""
+        return self._results[task].fullname
+
+    def answered(self, task: str, keys: Sequence[Key]) -> dict[Key, AnsweredRow]:
+        """Return, for those of some keys that have an answer, what it was an answer to."""
+        table = self._results[task]
+        key_columns = self._key_columns(table)
+        query = sa.select(*key_columns, table.c.fingerprint, table.c.content_hash, table.c.partition_key)
+        width = len(key_columns)
+        with self.database.engine.connect() as connection:
+            rows = connection.execute(query.where(matches(key_columns, keys)))
+            return {tuple(row[:width]): AnsweredRow(*row[width:]) for row in rows}
+
+    def failed(self, task: str, keys: Sequence[Key]) -> dict[Key, FailedRow]:
+        """Return, for those of some keys that failed, what failed and how often."""
+        table = self._failures
+        by_text = {key_text(key): key for key in keys}
+        query = sa.select(table).where(
+            table.c.source == self._source.source.name, table.c.task == task, table.c.row_key.in_(list(by_text))
+        )
+        with self.database.engine.connect() as connection:
+            return {
+                by_text[row.row_key]: FailedRow(
+                    row.fingerprint, row.content_hash, row.attempts, Failure(row.kind, row.message, row.raw_output)
+                )
+                for row in connection.execute(query)
+            }
+
+    def reusable(self, task: str, fingerprint: str, hashes: Collection[str]) -> dict[str, Answer]:
+        """Return the ledger's answers to some texts under a fingerprint, by content hash."""
+        table = self._ledger
+        query = sa.select(table).where(table.c.fingerprint == fingerprint, table.c.content_hash.in_(list(hashes)))
+        with self.database.engine.connect() as connection:
+            return {
+                row.content_hash: Answer(
+                    from_json(row.answer, self._columns[task]), row.prompt_tokens, row.output_tokens, row.finish_reason
+                )
+                for row in connection.execute(query)
+            }
+
+    def write(self, batch: Batch, model: str, run_id: str) -> None:
+        """Commit a batch in one transaction: answers, ledger and failures. `model` names what gave the answers."""
+        now = datetime.now(UTC)
+        with self.database.engine.begin() as connection:
+            for task, table in self._results.items():
+                answers = [item for item in batch.answers if item.task == task]
+                upsert(connection, table, [self._result_row(item, model, run_id, now) for item in answers])
+                self._delete_failures(connection, task, [item.key for item in answers])
+                self._delete(connection, table, [item.key for item in batch.failures if item.task == task])
+                for moved_task, key, partition_key in batch.moved:
+                    if moved_task == task:
+                        keys = matches(self._key_columns(table), [key])
+                        connection.execute(table.update().where(keys).values(partition_key=partition_key))
+            ledger = {(item.fingerprint, item.content_hash): item for item in batch.answers if item.to_ledger}
+            upsert(connection, self._ledger, [_ledger_row(ledger[name], now) for name in sorted(ledger)])
+            upsert(connection, self._failures, [self._failure_row(item, run_id, now) for item in batch.failures])
+
+    def remove_missing(self, task: str, partition_key: str, present: Callable[[Sequence[Key]], set[Key]]) -> int:
+        """Delete the partition's answers whose source row is gone; return how many.
+
+        `present` says which of some keys the source partition still holds.
+        """
+        table = self._results[task]
+        removed = 0
+        for keys in self._stored_keys(table, partition_key):
+            gone = set(keys) - present(keys)
+            with self.database.engine.begin() as connection:
+                self._delete(connection, table, list(gone))
+            removed += len(gone)
+        return removed
+
+    def remove_old_failures(self, task: str, partition_key: str, run_id: str) -> None:
+        """Delete the partition's failures that this run did not find again."""
+        table = self._failures
+        with self.database.engine.begin() as connection:
+            connection.execute(
+                table.delete().where(
+                    table.c.source == self._source.source.name,
+                    table.c.task == task,
+                    table.c.partition_key == partition_key,
+                    table.c.run_id != run_id,
+                )
+            )
+
+    def write_throughput(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write one row for each task of a partition."""
+        with self.database.engine.begin() as connection:
+            upsert(connection, self._throughput, rows)
+
+    def sample(self, task: str, partition_key: str, limit: int) -> list[dict[str, Any]]:
+        """Return some answers of a partition, in key order, for a preview."""
+        table = self._results[task]
+        names = [*self._source.key_columns, *(column.name for column in self._columns[task])]
+        query = sa.select(*(table.c[name] for name in names)).where(table.c.partition_key == partition_key)
+        with self.database.engine.connect() as connection:
+            rows = connection.execute(query.order_by(*self._key_columns(table)).limit(limit)).mappings()
+            return [dict(row) for row in rows]
+
+    def value_counts(self, task: str, column: str, partition_key: str) -> dict[str, int]:
+        """Return how often each value of a text column stands in a partition."""
+        table = self._results[task]
+        query = sa.select(table.c[column], sa.func.count()).where(table.c.partition_key == partition_key)
+        with self.database.engine.connect() as connection:
+            return {str(value): count for value, count in connection.execute(query.group_by(table.c[column]))}
+
+    def mean(self, task: str, column: str, partition_key: str) -> float | None:
+        """Return the mean of a number column in a partition; None if it has no rows."""
+        table = self._results[task]
+        query = sa.select(sa.func.avg(table.c[column])).where(table.c.partition_key == partition_key)
+        with self.database.engine.connect() as connection:
+            return connection.execute(query).scalar_one()
+
+    def _key_columns(self, table: sa.Table) -> list[sa.Column[Any]]:
+        return [table.c[name] for name in self._source.key_columns]
+
+    def _stored_keys(self, table: sa.Table, partition_key: str) -> Iterator[list[Key]]:
+        """Every key of a partition in key order, in lists. Deleting some of them between two lists does no harm."""
+        columns = self._key_columns(table)
+        query = sa.select(*columns).where(table.c.partition_key == partition_key).order_by(*columns).limit(CHUNK_ROWS)
+        page = query
+        while True:
+            with self.database.engine.connect() as connection:
+                keys = [tuple(row) for row in connection.execute(page)]
+            if keys:
+                yield keys
+            if len(keys) < CHUNK_ROWS:
+                return
+            page = query.where(after(columns, keys[-1]))
+
+    def _delete(self, connection: sa.Connection, table: sa.Table, keys: Sequence[Key]) -> None:
+        if keys:
+            connection.execute(table.delete().where(matches(self._key_columns(table), keys)))
+
+    def _delete_failures(self, connection: sa.Connection, task: str, keys: Sequence[Key]) -> None:
+        if keys:
+            table = self._failures
+            connection.execute(
+                table.delete().where(
+                    table.c.source == self._source.source.name,
+                    table.c.task == task,
+                    table.c.row_key.in_([key_text(key) for key in keys]),
+                )
+            )
+
+    def _result_row(self, item: AnswerToWrite, model: str, run_id: str, now: datetime) -> dict[str, Any]:
+        return {
+            **dict(zip(self._source.key_columns, item.key, strict=True)),
+            **clean(item.answer.columns),
+            "model": model,
+            "fingerprint": item.fingerprint,
+            "content_hash": item.content_hash,
+            "prompt_tokens": item.answer.prompt_tokens,
+            "output_tokens": item.answer.output_tokens,
+            "finish_reason": item.answer.finish_reason,
+            "run_id": run_id,
+            "answered_at": now,
+            "partition_key": item.partition_key,
+        }
+
+    def _failure_row(self, item: FailureToWrite, run_id: str, now: datetime) -> dict[str, Any]:
+        return {
+            "source": self._source.source.name,
+            "task": item.task,
+            "row_key": key_text(item.key),
+            "partition_key": item.partition_key,
+            "kind": str(item.failure.kind),
+            "message": clean(item.failure.message),
+            "raw_output": clean(item.failure.raw_output),
+            "attempts": item.attempts,
+            "fingerprint": item.fingerprint,
+            "content_hash": item.content_hash,
+            "run_id": run_id,
+            "failed_at": now,
+        }
+
+
+def _ledger_row(item: AnswerToWrite, now: datetime) -> dict[str, Any]:
+    return {
+        "fingerprint": item.fingerprint,
+        "content_hash": item.content_hash,
+        "answer": clean(to_json(item.answer.columns)),
+        "prompt_tokens": item.answer.prompt_tokens,
+        "output_tokens": item.answer.output_tokens,
+        "finish_reason": item.answer.finish_reason,
+        "answered_at": now,
+    }
+
+
+def _key_type(kind: Any) -> Any:
+    """The type of a key column in an output table: as in the source, in words every database knows."""
+    if isinstance(kind, sa.Integer):
+        return sa.BigInteger()
+    if isinstance(kind, sa.String):
+        return sa.Text()
+    try:
+        return kind.as_generic()
+    except NotImplementedError:
+        return TYPES["text"]
+
+
+def _difference(table: sa.Table, missing: set[str], unknown: set[str], database: str) -> str:
+    parts = []
+    if missing:
+        parts.append(f"lacks {', '.join(sorted(missing))}")
+    if unknown:
+        parts.append(f"has {', '.join(sorted(unknown))}, which is not written here")
+    return (
+        f"The output table {table.fullname!r} in {database} exists with other columns: it {' and '.join(parts)}. "
+        "Rename or drop that table, or give the task another name."
+    )
