@@ -43,6 +43,8 @@ class FailureThresholdError(LLMAssetsError):
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """Return a sentence that names the closest valid name, or lists the valid ones."""
     names = sorted(valid)
+    if not names:
+        return "There are none."
     close = difflib.get_close_matches(name, names, n=1)
     if close:
         return f"Did you mean {close[0]!r}? Valid: {', '.join(names)}."

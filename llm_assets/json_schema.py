@@ -103,7 +103,8 @@ def schema_columns(schema: dict[str, Any]) -> tuple[Column, ...]:
         )
     columns = []
     for name, declared in properties.items():
-        field = resolve(declared, schema) if isinstance(declared, dict) else {}
+        declared = declared if isinstance(declared, dict) else {}  # `true` is a schema too
+        field = resolve(declared, schema)
         comment = declared.get("description") or field.get("description") or field.get("title") or name
         columns.append(Column(name, _column_type(field, schema), str(comment)))
     return tuple(columns)
@@ -144,12 +145,14 @@ def describe(schema: dict[str, Any]) -> str:
     lines = []
     for name, declared in top["properties"].items():
         text = f"- {name}: {_describe_values(declared, schema)}"
-        description = declared.get("description")
+        description = declared.get("description") if isinstance(declared, dict) else None
         lines.append(f"{text}. {description}" if description else text)
     return "\n".join(lines)
 
 
-def _describe_values(declared: dict[str, Any], root: dict[str, Any]) -> str:
+def _describe_values(declared: Any, root: dict[str, Any]) -> str:
+    if not isinstance(declared, dict):  # `true` is a schema too
+        return "any value"
     field = resolve(declared, root)
     options = field.get("anyOf") or field.get("oneOf")
     if options:

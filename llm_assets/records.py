@@ -163,7 +163,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What answers came from. `model` and `revision` name the weights; `device` and `peak_memory_bytes` the hardware."""
+    """What answers came from: `model` and `revision` name the weights, `device` the hardware."""
 
     engine: str
     model: str

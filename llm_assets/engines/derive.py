@@ -72,9 +72,10 @@ def example_value(schema: Any, root: dict[str, Any], rng: random.Random, depth: 
 
 
 def _number(schema: dict[str, Any], kind: str, rng: random.Random) -> int | float:
-    low = schema.get("minimum", schema.get("exclusiveMinimum", min(0, schema.get("maximum", 0))))
-    high = schema.get("maximum", schema.get("exclusiveMaximum", low + 100))
-    if kind == "number":
+    top = schema.get("maximum", schema.get("exclusiveMaximum"))
+    low = schema.get("minimum", schema.get("exclusiveMinimum", 0 if top is None else min(0, top - 100)))
+    high = low + 100 if top is None else top
+    if kind == "number" and "multipleOf" not in schema:
         return round(low + (high - low) * rng.uniform(0.25, 0.75), 6)
     low += "exclusiveMinimum" in schema
     high -= "exclusiveMaximum" in schema

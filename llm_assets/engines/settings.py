@@ -61,7 +61,7 @@ class VllmSettings(BaseModel):
         if not isinstance(data, dict):
             return data
         own = {name: value for name, value in data.items() if name in cls.model_fields}
-        extra = {**data.get("engine_args", {}), **{name: value for name, value in data.items() if name not in own}}
+        extra = {**(data.get("engine_args") or {}), **{name: value for name, value in data.items() if name not in own}}
         valid = engine_argument_names()
         for name in extra:
             if name in REFUSED:
@@ -74,17 +74,18 @@ class VllmSettings(BaseModel):
                 )
         return {**own, "engine_args": extra}
 
-    @model_validator(mode="after")
-    def _local_model_exists(self) -> "VllmSettings":
-        looks_like_a_path = self.model.startswith(("/", "./", "../", "~"))
+    def check_model(self) -> None:
+        """Raise a ConfigError if `model` is a path where there is no model.
+
+        Not part of validation: the process that loads the definitions may lack the disk that runs have.
+        """
         path = Path(self.model).expanduser()
-        if looks_like_a_path and not (path / "config.json").is_file():
+        if self.model.startswith(("/", ".", "~")) and not (path / "config.json").is_file():
             what = "has no config.json" if path.is_dir() else "does not exist"
             raise ConfigError(
-                f"Model directory {self.model!r} {what}. Give the directory of a model in Hugging Face format, or a hub "
-                "name such as 'Qwen/Qwen2.5-7B-Instruct'."
+                f"Model directory {self.model!r} {what}. Give the directory of a model in Hugging Face format, or a "
+                "hub name such as 'Qwen/Qwen2.5-7B-Instruct'."
             )
-        return self
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of vLLM's engine: what differs from vLLM's defaults or is needed here."""

@@ -41,16 +41,18 @@ class VllmEngine:
     for the likeliest tokens at each step, run in batches of their own.
 
     Raises:
+        ConfigError: the settings name a model directory that does not exist.
         ModelError: the model cannot be loaded.
         EngineError: vLLM itself failed.
     """
 
     def __init__(self, settings: VllmSettings) -> None:
+        settings.check_model()
         self.settings = settings
         self._llm: vllm.LLM | None = None
         self._runs = 0
 
-    @cached_property
+    @property
     def identity(self) -> str:
         settings = self.settings
         parts = [settings.model if not Path(settings.model).expanduser().is_dir() else "", settings.weights_revision]
@@ -59,8 +61,12 @@ class VllmEngine:
                 parts.append(f"{name}={getattr(settings, name)}")
         return "|".join(parts)
 
-    @cached_property
+    @property
     def tokenizer(self) -> ChatTokenizer:
+        return self._tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> ChatTokenizer:
         settings = self.settings
         return load_tokenizer(
             str(Path(settings.tokenizer or settings.model).expanduser()),
@@ -69,13 +75,18 @@ class VllmEngine:
             settings.chat_template,
         )
 
-    @cached_property
+    @property
     def max_model_len(self) -> int:
+        return self._max_model_len
+
+    @cached_property
+    def _max_model_len(self) -> int:
         return self.settings.max_model_len or model_length(self.settings)
 
     @property
     def info(self) -> EngineInfo:
-        name = Path(self.settings.model).name if os.sep in self.settings.model[:2] else self.settings.model
+        path = Path(self.settings.model).expanduser()
+        name = path.name if path.is_dir() else self.settings.model
         device, memory = _device_and_memory() if self._llm else ("", None)
         return EngineInfo("vllm", name, self.settings.weights_revision, device, memory)
 
@@ -92,11 +103,11 @@ class VllmEngine:
                 validate_xgrammar_grammar(params)
             elif backend == "guidance":
                 validate_guidance_grammar(params, tokenizer=None)
-        except ValueError as error:
+        except _refusals() as error:
             value = constraint.value if len(constraint.value) < 300 else f"{constraint.value[:300]}..."
             raise ConfigError(
                 f"The constraint compiler {backend} refuses this {constraint.kind}: {value}\nIt says: {error}\n"
-                "Use plain types, enums, and bounds on strings and lists; or another compiler, with the engine argument "
+                "Use plain types, enums, and bounds on strings and lists; or another compiler, with the argument "
                 'structured_outputs_config={"backend": "guidance", "disable_any_whitespace": true}.'
             ) from None
 
@@ -158,7 +169,7 @@ class VllmEngine:
             self._load().add_request(
                 name, {"prompt_token_ids": request.prompt_token_ids}, _sampling_params(request.ask)
             )
-        except (ValueError, TypeError) as error:
+        except _refusals() as error:
             yield _refused(request, error)
         else:
             in_flight[name] = request
@@ -190,8 +201,12 @@ class VllmEngine:
             prompts: Any = [{"prompt_token_ids": request.prompt_token_ids} for request in group]
             try:
                 outputs = self._llm.beam_search(prompts, params)
-            except (ValueError, TypeError) as error:
-                yield from (_refused(request, error) for request in group)
+            except _refusals() as error:
+                if len(group) == 1:
+                    yield _refused(group[0], error)
+                else:  # vLLM does not say which one it refuses
+                    for request in group:
+                        yield from self._search_beams([request])
                 continue
             except Exception as error:  # as in _step
                 self._llm = None
@@ -243,7 +258,7 @@ class VllmEngine:
         """Set what vLLM reads from the environment when it is imported. What the user has set stays."""
         if importlib.util.find_spec("vllm") is None:
             raise ModelError(
-                "vLLM is not installed. Install llm_assets with the extra 'cuda' on a machine with a GPU, or 'cpu' without."
+                "vLLM is not installed. Install llm_assets with the extra 'cuda' for a GPU, or 'cpu' without."
             )
         defaults = {"VLLM_NO_USAGE_STATS": "1"}
         if is_cpu_build():
@@ -305,10 +320,13 @@ def model_length(settings: VllmSettings) -> int:
 
 
 def _cpu_arguments(settings: VllmSettings) -> dict[str, Any]:
-    """One process, no compilation: a load takes seconds instead of a minute."""
+    """One process, no compilation: a load takes seconds instead of a minute.
+
+    Only whole blocks of a prompt are cached, and the CPU build's blocks of 128 tokens are longer than many instructions.
+    """
     if settings.tensor_parallel_size * settings.pipeline_parallel_size * settings.data_parallel_size > 1:
-        return {}
-    return {"distributed_executor_backend": "uni", "enforce_eager": True}
+        return {"block_size": 32}
+    return {"block_size": 32, "distributed_executor_backend": "uni", "enforce_eager": True}
 
 
 def _cpu_has_bfloat16() -> bool:
@@ -364,6 +382,13 @@ def _sampling_params(ask: ScoreTokens | GenerateText | BeamSearch) -> Any:
     if ask.constraint is not None:
         arguments["structured_outputs"] = _structured_outputs(ask.constraint)
     return SamplingParams(**arguments, output_kind=RequestOutputKind.FINAL_ONLY)  # pyright: ignore[reportArgumentType]
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises for a request that it cannot take. Its own error is a ValueError in some versions only."""
+    from vllm.exceptions import VLLMValidationError
+
+    return (ValueError, TypeError, VLLMValidationError)
 
 
 def _refused(request: Request, error: Exception) -> Completion:

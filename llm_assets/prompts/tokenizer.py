@@ -52,7 +52,9 @@ class ChatTokenizer:
         # white space stay, because they are ordinary text that the model was trained to see as one token.
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         controls = [token for token in state["added_tokens"] if token["special"] or token["content"].strip()]
-        self._control_texts = {token["id"]: token["content"] for token in controls}
+        # Where the vocabulary lacks a byte, BPE puts its unknown token, which can be a control token: U+FFFD says so.
+        unknown = state["model"].get("unk_token")
+        self._control_texts = {t["id"]: "\ufffd" if t["content"] == unknown else t["content"] for t in controls}
         state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] not in self._control_texts]
         state["post_processor"] = None
         state["truncation"] = state["padding"] = None
@@ -68,11 +70,10 @@ class ChatTokenizer:
         return (self._tokenizer.bos_token or "") + "\n\n".join([*turns, "Assistant:"])
 
     def encode_markup(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        return self._tokenizer.encode(_unicode(text), add_special_tokens=False)
 
     def encode_literal(self, texts: Sequence[str]) -> list[list[int]]:
-        # A lone surrogate is no Unicode text and cannot be encoded.
-        clean = [text.encode("utf-8", "replace").decode() for text in texts]
+        clean = [_unicode(text) for text in texts]
         encoded = [encoding.ids for encoding in self._literal.encode_batch_fast(clean, add_special_tokens=False)]
         return [ids if self._control_texts.keys().isdisjoint(ids) else self._split_controls(ids) for ids in encoded]
 
@@ -82,13 +83,19 @@ class ChatTokenizer:
         for token_id in token_ids:
             if token_id in self._control_texts:
                 for character in self._control_texts[token_id]:
-                    spelled.extend(self._literal.encode(character, add_special_tokens=False).ids)
+                    ids = self._literal.encode(character, add_special_tokens=False).ids
+                    spelled.extend(i for i in ids if i not in self._control_texts)
             else:
                 spelled.append(token_id)
         return spelled
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(list(token_ids))
+        return self._tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False)
+
+
+def _unicode(text: str) -> str:
+    """Return a text without lone surrogates, which no tokenizer can encode."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def load_tokenizer(

@@ -7,11 +7,14 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from llm_assets.errors import DatabaseError
 
 OUTPUT_DIALECTS = ("sqlite", "postgresql")
+
+SECRET_WORDS = ("pass", "pwd", "secret", "token", "odbc_connect")
+"""A parameter in a URL whose name contains one of these is not shown."""
 
 
 class Database:
@@ -24,13 +27,18 @@ class Database:
     def __init__(self, url: str) -> None:
         try:
             self._url = make_url(url)
-        except ArgumentError:
+            # An unescaped @ in a password leaves its end in the host, in the database, or in a port that is no number.
+            if self._url.password and "@" in f"{self._url.host}{self._url.database}":
+                raise ValueError
+        except (ArgumentError, ValueError):
             # The text itself may hold a password.
             raise DatabaseError(
                 "The database URL does not parse. Write dialect://user:password@host:port/database, for example "
                 "postgresql://me@localhost/shop or sqlite:///shop.db; escape special characters in a password."
             ) from None
-        self.name = self._url.render_as_string(hide_password=True)
+        self.url = url
+        hidden = {name: "hidden" for name in self._url.query if any(word in name.lower() for word in SECRET_WORDS)}
+        self.name = self._url.update_query_dict(hidden).render_as_string(hide_password=True)
 
     @cached_property
     def engine(self) -> sa.Engine:
@@ -64,9 +72,11 @@ class Database:
         try:
             with self.engine.connect():
                 pass
-        except OperationalError as error:
+        except DBAPIError as error:
             reason = " ".join(str(error.orig).split())
             fix = "Check that it is running and that host, port and database name are right."
+            if self.dialect == "sqlite":
+                fix = "Check that the path is right and names a SQLite database that may be written."
             if "no password supplied" in reason or "password authentication failed" in reason:
                 fix = "Give the password in the URL's environment variable, or in PGPASSWORD or ~/.pgpass."
             raise DatabaseError(f"The database {self.name} cannot be opened: {reason}. {fix}") from None

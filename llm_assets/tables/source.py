@@ -166,7 +166,8 @@ class SourceTable:
     def _conditions(self, partition: Partition) -> list[sa.ColumnElement[bool]]:
         conditions: list[sa.ColumnElement[bool]] = []
         if self.source.where:
-            conditions.append(sa.text(f"({self.source.where})"))  # pyright: ignore[reportArgumentType]
+            # Not sa.text, which takes a word after a colon for a parameter.
+            conditions.append(sa.literal_column(f"({self.source.where})"))
         if partition.column is None:
             return conditions
         column = self._table.c[partition.column]
@@ -189,7 +190,8 @@ class SourceTable:
 
     def _partition_value(self, partition: Partition) -> object:
         """A partition's key as the column's own type."""
-        assert partition.column is not None and partition.value is not None
+        assert partition.column is not None
+        assert partition.value is not None
         kind = self._types[partition.column]
         try:
             python_type = kind.python_type
@@ -218,5 +220,5 @@ def after(columns: Sequence[sa.ColumnElement[Any]], key: Key) -> sa.ColumnElemen
     steps = []
     for index, column in enumerate(columns):
         equal = [columns[before] == key[before] for before in range(index)]
-        steps.append(sa.and_(*equal, column > key[index]))
+        steps.append(sa.and_(*equal, column > sa.literal(key[index])))
     return sa.or_(*steps)

@@ -6,10 +6,12 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import CompileError
 
 from llm_assets.errors import ConfigError, DatabaseError, OutputTableError
 from llm_assets.records import Answer, Column, Failure, Key
-from llm_assets.tables.columns import TYPES, clean, from_json, key_text, to_json, upsert
+from llm_assets.tables.columns import clean, from_json, key_text, to_json, upsert
 from llm_assets.tables.database import OUTPUT_DIALECTS, Database
 from llm_assets.tables.layout import failures_table, ledger_table, results_table, throughput_table
 from llm_assets.tables.source import CHUNK_ROWS, SourceTable, after, matches
@@ -100,7 +102,8 @@ class Store:
         self._source = source
         self._columns = {output.task: output.columns for output in outputs}
         self._metadata = sa.MetaData(schema=schema)
-        key = [(name, _key_type(kind)) for name, kind in zip(source.key_columns, source.key_types, strict=True)]
+        types = [_key_type(kind, source.database, database) for kind in source.key_types]
+        key = list(zip(source.key_columns, types, strict=True))
         self._results: dict[str, sa.Table] = {}
         for output in outputs:
             taken = {column.name for column in output.columns} & set(source.key_columns)
@@ -162,10 +165,14 @@ class Store:
                 for row in connection.execute(query)
             }
 
-    def reusable(self, task: str, fingerprint: str, hashes: Collection[str]) -> dict[str, Answer]:
-        """Return the ledger's answers to some texts under a fingerprint, by content hash."""
+    def reusable(
+        self, task: str, fingerprint: str, hashes: Collection[str], since: datetime | None = None
+    ) -> dict[str, Answer]:
+        """Return the ledger's answers to some texts under a fingerprint, by content hash; those given `since` a time."""
         table = self._ledger
         query = sa.select(table).where(table.c.fingerprint == fingerprint, table.c.content_hash.in_(list(hashes)))
+        if since is not None:
+            query = query.where(table.c.answered_at >= since)
         with self.database.engine.connect() as connection:
             return {
                 row.content_hash: Answer(
@@ -322,16 +329,40 @@ def _ledger_row(item: AnswerToWrite, now: datetime) -> dict[str, Any]:
     }
 
 
-def _key_type(kind: Any) -> Any:
-    """The type of a key column in an output table: as in the source, in words every database knows."""
+class _AsInSource(sa.types.UserDefinedType[Any]):
+    """A type by its declaration. Values pass as the driver gives them, so a stored key equals the key that was read."""
+
+    cache_ok = True
+
+    def __init__(self, declaration: str) -> None:
+        self.declaration = declaration
+
+    def get_col_spec(self, **_: Any) -> str:
+        return self.declaration
+
+
+def _key_type(kind: Any, source: Database, output: Database) -> Any:
+    """The type of a key column in an output table: as in the source where that is possible, so that both join."""
     if isinstance(kind, sa.Integer):
         return sa.BigInteger()
+    # Types that someone created in the source's database may not exist in another one.
+    created = isinstance(kind, sa.Enum | postgresql.DOMAIN | postgresql.CITEXT)
+    if source.url == output.url or (source.dialect == output.dialect and not created):
+        try:
+            return _AsInSource(kind.compile(dialect=output.engine.dialect))
+        except CompileError:
+            # No type is known: a view's expression in SQLite, whose values keep their own; or an extension's type.
+            return _AsInSource("BLOB") if output.dialect == "sqlite" else sa.Text()
     if isinstance(kind, sa.String):
         return sa.Text()
+    if source.dialect == "sqlite":
+        if isinstance(kind, sa.Boolean):
+            return sa.BigInteger()
+        return sa.Double() if isinstance(kind, sa.Numeric) else sa.Text()
     try:
         return kind.as_generic()
     except NotImplementedError:
-        return TYPES["text"]
+        return sa.Text()
 
 
 def _difference(table: sa.Table, missing: set[str], unknown: set[str], database: str) -> str:

@@ -1,4 +1,4 @@
-"""What every task has: settings, a fingerprint, and a plan that turns texts into requests and completions into answers."""
+"""What every task has: settings, a fingerprint, and a plan from texts to requests and from completions to answers."""
 
 import hashlib
 import json
@@ -85,8 +85,8 @@ class Plan(ABC):
         room = max_model_len - self.prompt.shared_tokens - max(self._answer_tokens(query) for query in queries)
         if room < 1:
             raise ConfigError(
-                f"Task {task.name!r}: instruction and examples take {self.prompt.shared_tokens} tokens and leave no room "
-                f"for a text in the model's {max_model_len}. Shorten them, or raise max_model_len."
+                f"Task {task.name!r}: instruction and examples take {self.prompt.shared_tokens} tokens and leave no "
+                f"room for a text in the model's {max_model_len}. Shorten them, or raise max_model_len."
             )
         self.max_text_tokens = min(room, task.max_text_tokens or room)
         self._marker = tokenizer.encode_literal([CUT_MARKER])[0]

@@ -12,6 +12,9 @@ from llm_assets.prompts import Tokenizer
 from llm_assets.records import Column, Completion, Failure, FailureKind, ScoreTokens
 from llm_assets.tasks.base import Plan, Query, Task
 
+MAX_SCORED_TOKENS = 128
+"""Tokens that one request can score; vLLM's limit."""
+
 
 class Classify(Task):
     """Give each text one of some labels.
@@ -133,26 +136,34 @@ class ClassifyPlan(Plan):
         for index, ids in enumerate(encoded):
             if not ids or encoded.index(ids) != index:
                 raise ConfigError(
-                    f"Task {task.name!r}: to this model's tokenizer the label {task.label_names[index]!r} is the same as "
-                    f"{task.label_names[encoded.index(ids)]!r}. Choose labels with different words."
+                    f"Task {task.name!r}: to this model's tokenizer the label {task.label_names[index]!r} is the same "
+                    f"as {task.label_names[encoded.index(ids)]!r}. Choose labels with different words."
                 )
         self.branches = label_branches(encoded, tokenizer.end_token_ids)
-        queries = [
-            Query(ScoreTokens(tuple(token_id for ids, _ in branch.ways for token_id in ids)), branch.path)
-            for branch in self.branches
-        ]
+        queries = []
+        self._branch_of: list[int] = []
+        """The branch that each query belongs to: one with very many ways on takes several queries."""
+        for number, branch in enumerate(self.branches):
+            token_ids = [token_id for ids, _ in branch.ways for token_id in ids]
+            for start in range(0, len(token_ids), MAX_SCORED_TOKENS):
+                scored = tuple(token_ids[start : start + MAX_SCORED_TOKENS])
+                queries.append(Query(ScoreTokens(scored), branch.path))
+                self._branch_of.append(number)
         super().__init__(task, tokenizer, max_model_len, queries)
 
     def read(self, completions: Sequence[Completion]) -> tuple[dict[str, object], str] | Failure:
         labels = self.task.label_names
         logs = [0.0] * len(labels)
-        for branch, completion in zip(self.branches, completions, strict=True):
-            ways = [log_sum_exp([completion.scores.get(i, -math.inf) for i in ids]) for ids, _ in branch.ways]
+        scores: list[dict[int, float]] = [{} for _ in self.branches]
+        for number, completion in zip(self._branch_of, completions, strict=True):
+            scores[number].update(completion.scores)
+        for branch, found in zip(self.branches, scores, strict=True):
+            ways = [log_sum_exp([found.get(i, -math.inf) for i in ids]) for ids, _ in branch.ways]
             total = log_sum_exp(ways)
             if not math.isfinite(total):
                 return Failure(
                     FailureKind.ENGINE_ERROR,
-                    f"The engine gave no finite log-probability to any of the labels' next tokens: {dict(completion.scores)}.",
+                    f"No label's next token has a finite log-probability: {found}.",
                 )
             for way, (_, below) in zip(ways, branch.ways, strict=True):
                 for index in below:

@@ -41,7 +41,7 @@ class Extract(Task):
     def _columns_can_stand_in_a_table(self) -> "Extract":
         for column in schema_columns(self.json_schema):
             taken = {*PROVENANCE_COLUMNS, *(c.name for c in generation_columns(self.sampling))}
-            if column.name in taken:
+            if column.name.lower() in taken:  # SQLite's column names have no case
                 raise ConfigError(
                     f"Task {self.name!r}: the property {column.name!r} has the name of a column that every answer has. "
                     f"Rename it; taken are {', '.join(sorted(taken))}."
@@ -102,7 +102,7 @@ class ExtractPlan(GenerationPlan):
         if candidate.finish_reason == "length":
             return truncated(self.task, candidate)
         try:
-            fields = json.loads(candidate.text, parse_float=_finite)
+            fields = json.loads(candidate.text, parse_float=_finite, parse_constant=_finite)
             if self.task.answer_model is not None:
                 fields = self.task.answer_model.model_validate(fields).model_dump(mode="json", by_alias=True)
             if not isinstance(fields, dict):
@@ -113,7 +113,7 @@ class ExtractPlan(GenerationPlan):
         except ValidationError as error:
             first = error.errors()[0]
             reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        except ValueError as error:
+        except (ValueError, TypeError, OverflowError) as error:
             reason = str(error)
         return Failure(FailureKind.INVALID_JSON, f"The answer does not fit the schema: {reason}.", candidate.text)
 

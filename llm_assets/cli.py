@@ -1,0 +1,49 @@
+"""The command line: argument parsing, and errors without a traceback."""
+
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from llm_assets.errors import LLMAssetsError
+
+
+class _Group(click.Group):
+    """Prints an error of this package as one message."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except LLMAssetsError as error:
+            Console(stderr=True, soft_wrap=True).print("[bold red]Error:[/]", end=" ")
+            click.echo(str(error), err=True)
+            sys.exit(1)
+
+
+@click.group(cls=_Group)
+@click.version_option(package_name="llm_assets")
+def main() -> None:
+    """Label, extract from and summarize the text rows of a database with vLLM, inside Dagster runs."""
+
+
+@main.command()
+@click.option("--csv", "file", type=click.Path(path_type=Path), help="Use the rows of this CSV file.")
+@click.option("--text", help="With --csv: the column with the text.")
+@click.option("--key", help="With --csv: the column that names a row.")
+@click.option("--gold", help="With --csv: a column with the right label (positive or negative), to measure accuracy.")
+@click.option("--encoding", default="utf-8-sig", show_default=True, help="With --csv: the file's encoding.")
+def demo(file: Path | None, text: str | None, key: str | None, gold: str | None, encoding: str) -> None:
+    """Answer the demo's 300 reviews, or the rows of a CSV file, with a small model on this machine."""
+    from llm_assets.demo.run import CsvFile, run_demo
+
+    csv = None
+    if file is not None:
+        if not text or not key:
+            raise click.UsageError(
+                "--csv needs --text COLUMN and --key COLUMN (make demo CSV=file TEXT=column KEY=column)."
+            )
+        csv = CsvFile(file, text, key, gold, encoding)
+    elif text or key or gold:
+        raise click.UsageError("--text, --key and --gold belong to --csv FILE (make demo CSV=file TEXT=... KEY=...).")
+    run_demo(Console(), Path.cwd(), csv)

@@ -1,0 +1,16 @@
+"""The Dagster side: resources, and a factory of assets."""
+
+from llm_assets.dagster.assets import RunConfig, build_llm_assets
+from llm_assets.dagster.partitions import StaticPartitions, TimePartitions
+from llm_assets.dagster.resources import DatabaseResource, DummyEngineResource, EngineResource, VllmResource
+
+__all__ = [
+    "DatabaseResource",
+    "DummyEngineResource",
+    "EngineResource",
+    "RunConfig",
+    "StaticPartitions",
+    "TimePartitions",
+    "VllmResource",
+    "build_llm_assets",
+]

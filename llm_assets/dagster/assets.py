@@ -1,0 +1,123 @@
+"""A factory of assets: one for each task, computed together, upstream the source table."""
+
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+from pydantic import Field
+
+from llm_assets.dagster.metadata import asset_metadata, materialization_metadata
+from llm_assets.dagster.partitions import Partitions
+from llm_assets.pipeline import Pipeline, PipelineSettings, output_table_name
+from llm_assets.progress import listener
+from llm_assets.records import Partition
+from llm_assets.tables import Source
+from llm_assets.tasks import Task
+
+
+class RunConfig(dg.Config):
+    """What can be set for one run, in the launchpad."""
+
+    full_refresh: bool = Field(default=False, description="Ask about every row again, answered or not.")
+
+
+def build_llm_assets(
+    source: Source,
+    tasks: Sequence[Task],
+    partitions: Partitions | None = None,
+    *,
+    settings: PipelineSettings | None = None,
+    key_prefix: Sequence[str] = (),
+    group_name: str = "llm_assets",
+    owners: Sequence[str] = (),
+    tags: dict[str, str] | None = None,
+    pool: str | None = "gpu",
+    database_key: str = "database",
+    source_database_key: str | None = None,
+    engine_key: str = "engine",
+) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """Return the assets of one source table: an external one for the table, and one for each task.
+
+    The tasks are computed in one step that reads the table once and shares one engine; any subset of them can be
+    materialized. A range of partitions is one run with one load of the model.
+
+    Args:
+        source: The table to read.
+        tasks: What to ask about each row. Each becomes the asset and table `<table>_<task>`.
+        partitions: How the table is cut; None takes it whole.
+        settings: How rows are worked through.
+        key_prefix: Put before the asset keys.
+        group_name: Dagster group of the assets.
+        owners: Dagster owners of the assets.
+        tags: Dagster tags of the assets.
+        pool: Concurrency pool of the step, so that runs take turns at the GPU; None sets no limit.
+        database_key: Resource key of the `DatabaseResource` that answers are written to.
+        source_database_key: Resource key of the one that rows are read from; None reads from the same.
+        engine_key: Resource key of the `EngineResource`.
+
+    Returns:
+        Definitions to pass to `dg.Definitions(assets=...)`.
+    """
+    settings = settings or PipelineSettings()
+    definition = partitions.definition() if partitions else None
+    source_key = dg.AssetKey([*key_prefix, source.output_prefix])
+    source_database_key = source_database_key or database_key
+    by_key = {dg.AssetKey([*key_prefix, output_table_name(source, task)]): task for task in tasks}
+    specs = [
+        dg.AssetSpec(
+            key,
+            deps=[source_key],
+            description=f"{task.system_message()}\n\nAsked about: {task.text}",
+            metadata=asset_metadata(task, output_table_name(source, task), source.name),
+            group_name=group_name,
+            owners=list(owners),
+            tags=tags or {},
+            kinds={"vllm", task.type},
+            partitions_def=definition,
+        )
+        for key, task in by_key.items()
+    ]
+
+    @dg.multi_asset(
+        name=dg.AssetKey([*key_prefix, source.output_prefix, "answers"]).to_python_identifier(),
+        specs=specs,
+        can_subset=True,
+        required_resource_keys={database_key, source_database_key, engine_key},
+        backfill_policy=dg.BackfillPolicy.single_run() if definition else None,
+        pool=pool,
+    )
+    def answers(context: dg.AssetExecutionContext, config: RunConfig) -> Iterator[dg.MaterializeResult]:
+        resources = context.resources
+        chosen = [task for key, task in by_key.items() if key in context.selected_asset_keys]
+        pipeline = Pipeline(
+            source,
+            chosen,
+            getattr(resources, engine_key).get_engine(),
+            getattr(resources, source_database_key).get_database(),
+            getattr(resources, database_key).get_database(),
+            partitions.column if partitions else None,
+            settings.model_copy(update={"full_refresh": config.full_refresh or settings.full_refresh}),
+        )
+        keys = {task.name: key for key, task in by_key.items()}
+        slices = [partitions.partition(key) for key in context.partition_keys] if partitions else [Partition()]
+        for result in pipeline.run_all(slices, context.run_id, listener(context.log.info)):
+            for task in chosen:
+                counts = result.counts[task.name]
+                context.log.info(
+                    f"{output_table_name(source, task)}, partition {result.partition_key}: {counts.rows_read} rows read, "
+                    f"{counts.rows_answered} answered, {counts.rows_reused} reused, {counts.rows_skipped} unchanged, "
+                    f"{counts.rows_failed} failed, {counts.rows_removed} removed."
+                )
+                metadata = materialization_metadata(pipeline, task, result)
+                partition_key = result.partition_key if partitions else None
+                context.add_asset_metadata(metadata, asset_key=keys[task.name], partition_key=partition_key)
+        for task in chosen:
+            yield dg.MaterializeResult(asset_key=keys[task.name])
+
+    table = dg.AssetSpec(
+        source_key,
+        description=f"Table {source.name}, read by llm_assets.",
+        metadata={"dagster/table_name": source.name},
+        group_name=group_name,
+        kinds={"table"},
+    )
+    return [table, answers]

@@ -1,0 +1,119 @@
+"""What a materialization says about itself. Every metadata key of this package is named here."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from llm_assets.pipeline import PartitionResult, Pipeline
+from llm_assets.records import Column
+from llm_assets.tasks import Task
+
+PREFIX = "llm_assets/"
+PREVIEW_ROWS = 10
+PREVIEW_CHARACTERS = 160
+
+_SQL_TYPES = {
+    "text": "text",
+    "integer": "bigint",
+    "number": "double precision",
+    "boolean": "boolean",
+    "date": "date",
+    "datetime": "timestamp with time zone",
+    "json": "json",
+}
+
+
+def column_schema(task: Task) -> dg.TableSchema:
+    """Return the answer's columns as Dagster shows them."""
+    return dg.TableSchema(
+        columns=[dg.TableColumn(c.name, type=_SQL_TYPES[c.type], description=c.comment) for c in task.columns]
+    )
+
+
+def asset_metadata(task: Task, table: str, source: str) -> dict[str, Any]:
+    """Return what is known of an asset before it ever ran."""
+    return {
+        "dagster/table_name": table,
+        "dagster/column_schema": column_schema(task),
+        f"{PREFIX}source": source,
+        f"{PREFIX}task": task.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+    }
+
+
+def materialization_metadata(pipeline: Pipeline, task: Task, result: PartitionResult) -> dict[str, Any]:
+    """Return what a run did to one partition of one task, in numbers that the UI plots and tables that it shows."""
+    counts = result.counts[task.name]
+    seconds = sum(value for stage, value in result.seconds.items() if stage != "load")
+    tokens = counts.prompt_tokens + counts.output_tokens
+    stored = counts.rows_done - counts.rows_failed
+    metadata: dict[str, Any] = {
+        "dagster/partition_row_count": stored,
+        "dagster/table_name": pipeline.store.table_name(task.name),
+        f"{PREFIX}rows_read": counts.rows_read,
+        f"{PREFIX}rows_answered": counts.rows_answered,
+        f"{PREFIX}rows_reused": counts.rows_reused,
+        f"{PREFIX}rows_skipped": counts.rows_skipped,
+        f"{PREFIX}rows_failed": counts.rows_failed,
+        f"{PREFIX}rows_removed": counts.rows_removed,
+        f"{PREFIX}failed_share": counts.rows_failed / counts.rows_read if counts.rows_read else 0.0,
+        f"{PREFIX}prompt_tokens": counts.prompt_tokens,
+        f"{PREFIX}output_tokens": counts.output_tokens,
+        f"{PREFIX}seconds": seconds,
+        f"{PREFIX}model": pipeline.engine.info.model,
+        f"{PREFIX}fingerprint": pipeline.fingerprints[task.name],
+    }
+    if counts.rows_answered:
+        metadata[f"{PREFIX}rows_per_second"] = counts.rows_answered / seconds
+        metadata[f"{PREFIX}tokens_per_second"] = tokens / seconds
+        metadata[f"{PREFIX}cached_share"] = counts.cached_tokens / counts.prompt_tokens
+    confidence = pipeline.store.mean(task.name, "confidence", result.partition_key)
+    if confidence is not None:
+        metadata[f"{PREFIX}mean_confidence"] = float(confidence)
+    if any(column.name == "label" for column in task.columns):
+        metadata[f"{PREFIX}labels"] = label_table(pipeline.store.value_counts(task.name, "label", result.partition_key))
+    sample = pipeline.store.sample(task.name, result.partition_key, PREVIEW_ROWS)
+    if sample:
+        metadata[f"{PREFIX}preview"] = preview_table(sample, task.columns)
+    return metadata
+
+
+def label_table(counts: Mapping[str, int]) -> dg.TableMetadataValue:
+    """Return how many rows have each label, and their share."""
+    total = sum(counts.values())
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord({"label": label, "rows": count, "share": round(count / total, 3)})
+            for label, count in sorted(counts.items(), key=lambda item: -item[1])
+        ],
+        schema=dg.TableSchema(
+            columns=[
+                dg.TableColumn("label", type="string"),
+                dg.TableColumn("rows", type="int"),
+                dg.TableColumn("share", type="float"),
+            ]
+        ),
+    )
+
+
+def preview_table(rows: list[dict[str, Any]], columns: tuple[Column, ...]) -> dg.TableMetadataValue:
+    """Return some answers as a table: text cut, and nothing in it that a terminal or browser would act on."""
+    comments = {column.name: column.comment for column in columns}
+    return dg.MetadataValue.table(
+        records=[dg.TableRecord({name: plain(value) for name, value in row.items()}) for row in rows],
+        schema=dg.TableSchema(
+            columns=[dg.TableColumn(name, type="string", description=comments.get(name)) for name in rows[0]]
+        ),
+    )
+
+
+def plain(value: object) -> str | int | float | bool | None:
+    """Return a value as it can be shown: short, on one line, without control characters."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return round(value, 4)
+    text = re.sub(r"\s+", " ", str(value))
+    text = "".join(character if character.isprintable() else "\ufffd" for character in text)
+    return text if len(text) <= PREVIEW_CHARACTERS else text[: PREVIEW_CHARACTERS - 1] + "…"

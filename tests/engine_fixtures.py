@@ -1,0 +1,44 @@
+"""The real model, its tokenizer and its engine, each made once for the whole test run. conftest.py registers them."""
+
+import importlib
+import os
+from pathlib import Path
+
+import pytest
+
+from llm_assets.demo.model import MODEL_DIRECTORY, prepare_model
+from llm_assets.engines import VllmEngine, VllmSettings
+from llm_assets.engines.vllm import is_cpu_build
+from llm_assets.prompts import load_tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+MAX_MODEL_LEN = 2048
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The directory of SmolLM2-135M-Instruct, converted the first time."""
+    return prepare_model(ROOT / MODEL_DIRECTORY)
+
+
+@pytest.fixture(scope="session")
+def smollm2_tokenizer(smollm2):
+    return load_tokenizer(str(smollm2))
+
+
+@pytest.fixture(scope="session")
+def vllm_engine(smollm2):
+    """vLLM with SmolLM2. Only its first use loads it; a test that closes it costs the next one another load."""
+    engine = VllmEngine(VllmSettings(model=str(smollm2), max_model_len=MAX_MODEL_LEN, cpu_kv_cache_gib=1))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def vllm():
+    """The module, to compare our names and defaults with vLLM's own."""
+    if is_cpu_build():
+        os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
+    return importlib.import_module("vllm")
