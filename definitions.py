@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 import dagster as dg
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from llm_assets.dagster import DatabaseResource, TimePartitions, VllmResource, build_llm_assets
 from llm_assets.demo.model import MODEL_DIRECTORY
+from llm_assets.sampling import Sampling
 from llm_assets.tables import Source
 from llm_assets.tasks import Classify, Example, Extract, Summarize, Task
 
@@ -25,11 +26,19 @@ DEMO_DATABASE_URL = f"sqlite:///{ROOT / '.llm_assets' / 'demo.db'}"
 class Facts(BaseModel):
     """What a review or support message states."""
 
-    product: str | None = Field(description="product the text is about", max_length=60)
-    issue: str | None = Field(description="what is wrong with it, null if nothing", max_length=100)
+    product: str | None = Field(default=None, description="product the text is about", max_length=40)
+    issue: str | None = Field(default=None, description="what is wrong with it", max_length=60)
     request: Literal["refund", "exchange", "repair", "question", "none"] = Field(description="what the writer asks for")
-    price: float | None = Field(description="price that is mentioned, null if none")
-    order_number: str | None = Field(description="order number, null if none", max_length=20)
+    price: float | None = Field(default=None, description="price that is mentioned")
+    order_number: str | None = Field(default=None, description="order number", max_length=12)
+
+    # Every field in every answer, null or not: a model decides better whether a value is there than whether to name it.
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.update(required=list(schema["properties"])))
+
+
+def fact_example(text: str, facts: Facts) -> Example:
+    """Return a message with the facts that are right for it."""
+    return Example(text=text, answer=facts.model_dump_json())
 
 
 TASKS = [
@@ -46,30 +55,42 @@ TASKS = [
     ),
     Extract(
         name="facts",
-        instruction="Extract what the customer's message states. Use null for what it does not state.",
-        answer_schema=Facts,
+        instruction="Extract facts from the customer's message. Use null for what it does not say.",
+        schema=Facts,
+        sampling=Sampling(max_tokens=192),
         examples=(
-            Example(
-                text="My toaster (order TR-1182, 45 euros) burns everything. I want my money back.",
-                answer='{"product":"toaster","issue":"burns everything","request":"refund","price":45.0,'
-                '"order_number":"TR-1182"}',
+            fact_example(
+                "The zip of the blue jacket broke on day two. Order 77-310, please refund me.",
+                Facts(product="blue jacket", issue="zip broke", request="refund", order_number="77-310"),
             ),
-            Example(
-                text="Great little fan, very quiet.",
-                answer='{"product":"fan","issue":null,"request":"none","price":null,"order_number":null}',
+            fact_example("Lovely lamp, well worth the $30.", Facts(product="lamp", request="none", price=30)),
+            fact_example("Does the drill come with a charger?", Facts(product="drill", request="question")),
+            fact_example(
+                "这把椅子摇晃得厉害。我想换一把。", Facts(product="椅子", issue="摇晃得厉害", request="exchange")
             ),
+            fact_example("Works fine so far.", Facts(request="none")),
         ),
-        sampling={"max_tokens": 128},
     ),
     Summarize(
         name="summary",
-        instruction="Summarize the customer's message in one sentence.",
+        instruction="Summarize the customer's message in one short sentence.",
         max_words=20,
         examples=(
             Example(
-                text="I ordered the blue one and got the red one. Support was kind and sent the right one the next day, "
-                "so I am happy in the end.",
-                answer="The wrong colour came, but support replaced it the next day.",
+                text="Lovely lamp! It arrived a day early, the light is warm, and my cat has decided to live under it.",
+                answer="The customer loves the lamp.",
+            ),
+            Example(
+                text="Does the drill come with a charger? I could not find it on the page, nor on the box.",
+                answer="The customer asks if the drill comes with a charger.",
+            ),
+            Example(
+                text="这把椅子摇晃得厉害。客服也不回复。",
+                answer="The chair wobbles and support does not reply.",
+            ),
+            Example(
+                text="The zip of the blue jacket broke on day two. I wrote twice and nobody answered. I want my money.",
+                answer="The jacket's zip broke and the customer wants a refund.",
             ),
         ),
     ),

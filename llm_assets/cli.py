@@ -47,3 +47,13 @@ def demo(file: Path | None, text: str | None, key: str | None, gold: str | None,
     elif text or key or gold:
         raise click.UsageError("--text, --key and --gold belong to --csv FILE (make demo CSV=file TEXT=... KEY=...).")
     run_demo(Console(), Path.cwd(), csv)
+
+
+@main.command()
+@click.option("--port", default=3000, show_default=True, help="Port to serve on.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on.")
+def ui(port: int, host: str) -> None:
+    """Serve the Dagster UI on the demo's database, with the daemon that runs schedules and backfills."""
+    from llm_assets.demo.run import serve_ui
+
+    serve_ui(Path.cwd(), host, port)

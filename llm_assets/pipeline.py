@@ -145,8 +145,8 @@ class Pipeline:
         for name in self.source.key_columns:
             if name in PROVENANCE_COLUMNS:
                 raise ConfigError(
-                    f"The key column {name!r} of {source.name!r} has the name of a column that every answer has. Give it "
-                    f"another name in a view, and read that. Taken are {', '.join(PROVENANCE_COLUMNS)}."
+                    f"The key column {name!r} of {source.name!r} has the name of a column that every answer has. Give "
+                    f"it another name in a view, and read that. Taken are {', '.join(PROVENANCE_COLUMNS)}."
                 )
         outputs = [
             Output(task.name, output_table_name(source, task), task.columns, f"{type(task).__name__} of {source.name}.")

@@ -20,12 +20,20 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def postgres_url(postgres: PostgresServer) -> Iterator[str]:
-    """The URL of an empty database, dropped after the test."""
+def postgres_url(postgres: PostgresServer, finished_databases: list[str]) -> Iterator[str]:
+    """The URL of an empty database. It is dropped when the next test has its own: at once would mean to wait."""
     name = f"test_{secrets.token_hex(4)}"
     postgres.execute(f"CREATE DATABASE {name} TEMPLATE template1")
+    while finished_databases:
+        postgres.execute(f"DROP DATABASE {finished_databases.pop()} WITH (FORCE)")
     yield postgres.url(name)
-    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finished_databases.append(name)
+
+
+@pytest.fixture(scope="session")
+def finished_databases() -> list[str]:
+    """Databases whose test is over."""
+    return []
 
 
 @pytest.fixture

@@ -41,4 +41,5 @@ def vllm():
     """The module, to compare our names and defaults with vLLM's own."""
     if is_cpu_build():
         os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
+    importlib.import_module("vllm.sampling_params")
     return importlib.import_module("vllm")

@@ -27,7 +27,7 @@ ROOMS = (
 )
 ONLY_IN = {
     "dagster": {"dagster"},
-    "sqlalchemy": {"tables", "demo"},
+    "sqlalchemy": {"tables", "demo"},  # the demo makes and reads the tables that are the user's elsewhere
     "vllm": {"engines"},
     "ray": {"engines"},
     "openai": {"engines"},

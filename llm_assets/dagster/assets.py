@@ -71,7 +71,7 @@ def build_llm_assets(
             group_name=group_name,
             owners=list(owners),
             tags=tags or {},
-            kinds={"vllm", task.type},
+            kinds={"vllm", type(task).__name__.lower()},
             partitions_def=definition,
         )
         for key, task in by_key.items()
@@ -103,9 +103,9 @@ def build_llm_assets(
             for task in chosen:
                 counts = result.counts[task.name]
                 context.log.info(
-                    f"{output_table_name(source, task)}, partition {result.partition_key}: {counts.rows_read} rows read, "
-                    f"{counts.rows_answered} answered, {counts.rows_reused} reused, {counts.rows_skipped} unchanged, "
-                    f"{counts.rows_failed} failed, {counts.rows_removed} removed."
+                    f"{output_table_name(source, task)}, partition {result.partition_key}: "
+                    f"{counts.rows_read} read, {counts.rows_answered} answered, {counts.rows_reused} reused, "
+                    f"{counts.rows_skipped} unchanged, {counts.rows_failed} failed, {counts.rows_removed} removed."
                 )
                 metadata = materialization_metadata(pipeline, task, result)
                 partition_key = result.partition_key if partitions else None

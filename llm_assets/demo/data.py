@@ -87,8 +87,8 @@ def _read_csv(file: Path, encoding: str) -> tuple[list[str], list[tuple[int, lis
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise SourceError(
-            f"{file}, line {line}: byte 0x{data[error.start]:02x} is not {encoding.removesuffix('-sig')}. Save the file "
-            "as UTF-8, or say what it is in: ENCODING=cp1252 (--encoding cp1252)."
+            f"{file}, line {line}: byte 0x{data[error.start]:02x} is not {encoding.removesuffix('-sig')}. Save the "
+            "file as UTF-8, or say what it is in: ENCODING=cp1252 (--encoding cp1252)."
         ) from None
     reader = csv.reader(io.StringIO(text, newline=""))
     lines: list[tuple[int, list[str]]] = []

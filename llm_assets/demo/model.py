@@ -34,6 +34,7 @@ def prepare_model(directory: Path = MODEL_DIRECTORY) -> Path:
     model = AutoModelForCausalLM.from_pretrained(package, gguf_file=GGUF, quantization_config=dequantize)
     # The GGUF reader takes the token that begins a turn for the one that ends it.
     tokenizer.eos_token = tokenizer.pad_token = tokenizer.convert_ids_to_tokens(model.config.eos_token_id)
+    tokenizer.clean_up_tokenization_spaces = False  # it would eat spaces before punctuation
     directory.parent.mkdir(parents=True, exist_ok=True)
     # Whole or not at all: an interrupted conversion must not look like a model.
     unfinished = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".converting-"))

@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,13 @@ from llm_assets.progress import terminal_bar
 from llm_assets.tables import Database, Source
 
 HOME = Path(".llm_assets")
+QUIET = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "TQDM_DISABLE": "1",
+}
+"""What keeps the libraries' own messages out of the demo's output; the Dagster UI has them all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +44,9 @@ def run_demo(console: Console, root: Path, csv: CsvFile | None) -> None:
     Raises:
         LLMAssetsError: something the user can mend.
     """
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("TQDM_DISABLE", "1")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", category=FutureWarning)
     home = root / HOME
     home.mkdir(exist_ok=True)
     database = Database(f"sqlite:///{home / ('demo.db' if csv is None else 'csv.db')}")
@@ -69,6 +79,20 @@ def run_demo(console: Console, root: Path, csv: CsvFile | None) -> None:
     )
     if csv is None:
         console.print("See them in the Dagster UI: make ui")
+
+
+def serve_ui(root: Path, host: str, port: int) -> None:
+    """Become `dagster dev` on the demo's instance, with its table in place."""
+    from llm_assets.dagster.local import prepare_instance
+
+    home = root / HOME
+    home.mkdir(exist_ok=True)
+    load_reviews(Database(f"sqlite:///{home / 'demo.db'}"), root / "sql" / "demo")
+    prepare_model(root / MODEL_DIRECTORY)
+    os.environ["DAGSTER_HOME"] = str(prepare_instance(home / "dagster"))
+    program = Path(sys.executable).with_name("dagster")
+    arguments = ["dev", "-f", str(root / "definitions.py"), "-h", host, "-p", str(port)]
+    os.execv(program, [str(program), *arguments])
 
 
 def load_definitions(root: Path) -> Any:

@@ -322,7 +322,7 @@ def model_length(settings: VllmSettings) -> int:
 def _cpu_arguments(settings: VllmSettings) -> dict[str, Any]:
     """One process, no compilation: a load takes seconds instead of a minute.
 
-    Only whole blocks of a prompt are cached, and the CPU build's blocks of 128 tokens are longer than many instructions.
+    Only whole blocks of a prompt are cached, and many instructions are shorter than the CPU build's 128 tokens.
     """
     if settings.tensor_parallel_size * settings.pipeline_parallel_size * settings.data_parallel_size > 1:
         return {"block_size": 32}

@@ -1,8 +1,9 @@
 """Column types, values made fit to store, and upserts: what all output tables share."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,6 +13,8 @@ from llm_assets.records import Column, ColumnType, Key
 
 Json = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 Moment = sa.DateTime(timezone=True)
+
+UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 TYPES: dict[ColumnType, Any] = {
     "text": sa.Text(),
@@ -30,12 +33,15 @@ def answer_column(column: Column) -> sa.Column[Any]:
 
 
 def clean(value: Any) -> Any:
-    """Return a value that every database stores: text without NUL characters or lone surrogates.
+    """Return a value that every database stores alike: text without NUL characters or lone surrogates, times in UTC.
 
     Postgres has no NUL in text, and neither database has surrogates. Each becomes U+FFFD, so nothing is lost silently.
+    SQLite has no time zones; a time without one is taken as UTC in both.
     """
     if isinstance(value, str):
-        return value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+        return UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     if isinstance(value, Mapping):
         return {clean(key): clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

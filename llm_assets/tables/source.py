@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -172,17 +172,20 @@ class SourceTable:
             return conditions
         column = self._table.c[partition.column]
         if partition.start is not None and partition.end is not None:
+            if self.database.dialect == "sqlite":
+                return [*conditions, _between_in_sqlite(column, partition.start, partition.end)]
             start, end = self._bound(partition.column, partition.start), self._bound(partition.column, partition.end)
-            moment: Any = sa.func.datetime(column) if self.database.dialect == "sqlite" else column
-            return [*conditions, moment >= start, moment < end]
+            return [*conditions, column >= start, column < end]
         return [*conditions, column == self._partition_value(partition)]
 
     def _bound(self, column: str, moment: datetime) -> object:
         """A partition's edge as the column's own kind of time."""
-        if self.database.dialect == "sqlite":
-            # SQLite has no type for time: text in any of its formats becomes `YYYY-MM-DD HH:MM:SS`.
-            return moment.strftime("%Y-%m-%d %H:%M:%S")
         kind = self._types[column]
+        if isinstance(kind, sa.String | sa.Numeric | sa.Integer | sa.Boolean):
+            raise SourceError(
+                f"Table {self.source.name!r}: the column {column!r} is {kind}, which is no time. Cast it in a view and "
+                "read that, or choose another column for the partitions."
+            )
         if isinstance(kind, sa.Date):
             return moment.date()
         # A time without a zone means the partition's own; one with a zone is compared as an instant.
@@ -206,6 +209,18 @@ class SourceTable:
                 f"Partition {partition.value!r} is no value of column {partition.column!r}, whose type is {kind}."
             ) from None
         return partition.value
+
+
+def _between_in_sqlite(column: sa.ColumnElement[Any], start: datetime, end: datetime) -> sa.ColumnElement[bool]:
+    """SQLite has no type for time: text in any of its formats becomes `YYYY-MM-DD HH:MM:SS`, by an offset also UTC."""
+    moment = sa.func.datetime(column)
+
+    def between(*bounds: datetime) -> sa.ColumnElement[bool]:
+        first, last = (f"{bound:%Y-%m-%d %H:%M:%S}" for bound in bounds)
+        return sa.and_(moment >= first, moment < last)
+
+    has_offset = sa.or_(column.like("%Z"), column.op("GLOB")("*[+-][0-9][0-9]:[0-9][0-9]"))
+    return sa.case((has_offset, between(start.astimezone(UTC), end.astimezone(UTC))), else_=between(start, end))
 
 
 def matches(columns: Sequence[sa.ColumnElement[Any]], keys: Sequence[Key]) -> sa.ColumnElement[bool]:

@@ -16,6 +16,8 @@ from llm_assets.tables.database import OUTPUT_DIALECTS, Database
 from llm_assets.tables.layout import failures_table, ledger_table, results_table, throughput_table
 from llm_assets.tables.source import CHUNK_ROWS, SourceTable, after, matches
 
+POSTGRES_NAME_BYTES = 63
+
 
 class Output(NamedTuple):
     """One task's output table: its name, its answer columns and its comment."""
@@ -106,6 +108,12 @@ class Store:
         key = list(zip(source.key_columns, types, strict=True))
         self._results: dict[str, sa.Table] = {}
         for output in outputs:
+            size = len(output.table.encode())
+            if database.dialect == "postgresql" and size > POSTGRES_NAME_BYTES:
+                raise OutputTableError(
+                    f"The output table's name {output.table!r} is too long for Postgres: {size} bytes, of at most "
+                    f"{POSTGRES_NAME_BYTES}. Give the task a shorter name, or read the table through a view."
+                )
             taken = {column.name for column in output.columns} & set(source.key_columns)
             if taken:
                 raise ConfigError(
@@ -120,21 +128,25 @@ class Store:
 
     def prepare(self) -> None:
         """Create the tables that do not exist, and compare those that do."""
-        inspector = sa.inspect(self.database.engine)
-        schema = self._metadata.schema
-        if schema and schema not in inspector.get_schema_names():
-            raise OutputTableError(
-                f"There is no schema {schema!r} in {self.database.name}. Create it, or choose one of "
-                f"{', '.join(inspector.get_schema_names())}."
-            )
-        existing = set(inspector.get_table_names(schema))
-        for table in self._metadata.sorted_tables:
-            if table.name in existing:
-                found = {column["name"] for column in inspector.get_columns(table.name, schema=schema)}
-                missing, unknown = set(table.columns.keys()) - found, found - set(table.columns.keys())
-                if missing or unknown:
-                    raise OutputTableError(_difference(table, missing, unknown, self.database.name))
-        self._metadata.create_all(self.database.engine)
+        with self.database.engine.begin() as connection:
+            # Of runs that start together one makes the tables, and the others wait for it.
+            lock = "SELECT pg_advisory_xact_lock(hashtext('llm_assets'))"
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if self.database.dialect == "sqlite" else lock)
+            inspector = sa.inspect(connection)
+            schema = self._metadata.schema
+            if schema and schema not in inspector.get_schema_names():
+                raise OutputTableError(
+                    f"There is no schema {schema!r} in {self.database.name}. Create it, or choose one of "
+                    f"{', '.join(inspector.get_schema_names())}."
+                )
+            existing = set(inspector.get_table_names(schema))
+            for table in self._metadata.sorted_tables:
+                if table.name in existing:
+                    found = {column["name"] for column in inspector.get_columns(table.name, schema=schema)}
+                    missing, unknown = set(table.columns.keys()) - found, found - set(table.columns.keys())
+                    if missing or unknown:
+                        raise OutputTableError(_difference(table, missing, unknown, self.database.name))
+            self._metadata.create_all(connection)
 
     def table_name(self, task: str) -> str:
         """Return the full name of a task's output table."""
@@ -168,7 +180,7 @@ class Store:
     def reusable(
         self, task: str, fingerprint: str, hashes: Collection[str], since: datetime | None = None
     ) -> dict[str, Answer]:
-        """Return the ledger's answers to some texts under a fingerprint, by content hash; those given `since` a time."""
+        """Return the ledger's answers to some texts under a fingerprint, by content hash; those `since` a time."""
         table = self._ledger
         query = sa.select(table).where(table.c.fingerprint == fingerprint, table.c.content_hash.in_(list(hashes)))
         if since is not None:

@@ -59,7 +59,7 @@ class Example(BaseModel):
     @field_validator("answer", mode="before")
     @classmethod
     def _values_become_json(cls, answer: object) -> object:
-        return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+        return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError, field_serializer, model_
 
 from llm_assets.errors import ConfigError
 from llm_assets.json_schema import bounded, describe, import_model, schema_columns
-from llm_assets.prompts import Tokenizer
+from llm_assets.prompts import Message, Tokenizer
 from llm_assets.records import Candidate, Column, Constraint, Failure, FailureKind, GenerateText
 from llm_assets.tasks.base import PROVENANCE_COLUMNS, GenerationPlan, Query, Task, generation_columns, truncated
 
@@ -87,6 +87,13 @@ class Extract(Task):
         instruction = self.instruction or "Extract the facts that the text states."
         return f"{instruction}\nAnswer with JSON that has these fields:\n{describe(self.json_schema)}"
 
+    def messages(self) -> list[Message]:
+        # Examples in the very form that the constraint allows, so that the model continues in it.
+        return [
+            message if message["role"] != "assistant" else {**message, "content": _as_constrained(message["content"])}
+            for message in super().messages()
+        ]
+
     def plan(self, tokenizer: Tokenizer, max_model_len: int) -> "ExtractPlan":
         sampling = self.sampling.arguments(max_tokens=DEFAULT_MAX_TOKENS, logprobs=0)
         query = Query(GenerateText(sampling, self.constraint))
@@ -116,6 +123,10 @@ class ExtractPlan(GenerationPlan):
         except (ValueError, TypeError, OverflowError) as error:
             reason = str(error)
         return Failure(FailureKind.INVALID_JSON, f"The answer does not fit the schema: {reason}.", candidate.text)
+
+
+def _as_constrained(answer: str) -> str:
+    return json.dumps(json.loads(answer), ensure_ascii=False)
 
 
 def _finite(text: str) -> float:

@@ -31,8 +31,11 @@ class RecordingEngine(DummyEngine):
     def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
         self.runs += 1
         for request in requests:
-            self.texts.append(self.text_of(request))
-            yield self.answer(request)
+            yield self.ask(request)
+
+    def ask(self, request: Request) -> Completion:
+        self.texts.append(self.text_of(request))
+        return self.answer(request)
 
     def text_of(self, request: Request) -> str:
         """Return the row's text in a prompt."""
@@ -48,13 +51,15 @@ class SlowEngine(RecordingEngine):
         self.in_flight = in_flight
 
     def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        self.runs += 1
         held: list[Request] = []
         for request in requests:
             held.append(request)
             if len(held) == self.in_flight:
-                yield from super().run(reversed(held))
-                held = []
-        yield from super().run(reversed(held))
+                while held:
+                    yield self.ask(held.pop())
+        while held:
+            yield self.ask(held.pop())
 
 
 @dataclass
@@ -77,11 +82,12 @@ class FaultyEngine(RecordingEngine):
         self.faults = Faults(**faults)
 
     def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        self.runs += 1
         for request in requests:
             text = self.text_of(request)
             if text == self.faults.stop_at:
                 raise EngineError("the engine died")
-            [completion] = super().run([request])
+            completion = self.ask(request)
             if text not in self.faults.lose:
                 yield completion
             if text in self.faults.double:
@@ -119,12 +125,20 @@ class Shop:
                 cursor.execute(statement)
 
     def insert(self, table: str, rows: Sequence[Mapping[str, object]]) -> None:
-        with self.database.engine.begin() as connection:
-            connection.execute(sa.table(table, *map(sa.column, rows[0])).insert(), list(rows))
+        if rows:
+            with self.database.engine.begin() as connection:
+                connection.execute(sa.table(table, *map(sa.column, rows[0])).insert(), list(rows))
 
     def add(self, texts: Sequence[str | None], first_id: int = 1, day: str = "monday") -> None:
         """Add reviews with ids from `first_id` on."""
         self.insert("reviews", [{"id": first_id + i, "day": day, "text": text} for i, text in enumerate(texts)])
+
+    def set_time_zone(self, name: str) -> None:
+        """Set the zone of the sessions to come; SQLite has none."""
+        if self.database.dialect == "postgresql":
+            [database] = self.column("SELECT current_database()")
+            self.execute(f"ALTER DATABASE {database} SET timezone TO '{name}'")
+            self.database.close()
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         with self.database.engine.connect() as connection:

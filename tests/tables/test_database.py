@@ -117,7 +117,9 @@ def test_a_driver_that_is_not_installed_is_named(url: str) -> None:
 def test_answers_go_to_sqlite_or_postgres_only(sqlite_url: str) -> None:
     shop = Shop(sqlite_url)
     source = SourceTable(shop.database, Source(table="reviews"), ["text"], None)
-    with pytest.raises(DatabaseError, match=r"mysql://me:\*\*\*@h/shop: its kind is 'mysql'. Write them to one of sqlite"):
+    with pytest.raises(
+        DatabaseError, match=r"mysql://me:\*\*\*@h/shop: its kind is 'mysql'. Write them to one of sqlite"
+    ):
         Store(Database(f"mysql://me:{SECRET}@h/shop"), source, [])
 
 

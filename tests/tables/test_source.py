@@ -9,9 +9,9 @@ from llm_assets.records import Partition
 from llm_assets.tables import Database, Source, SourceTable
 from llm_assets.tables.source import CHUNK_ROWS
 from llm_assets.tasks import Classify
-from tests.tables.shop import RecordingEngine, Shop, only, outcomes
+from tests.tables.shop import NOTE, RecordingEngine, Shop, only, outcomes
 
-ODD_NAMES = ["order", "My Reviews", 'semi;"quote', "it's", "büro-表", "100%s", "a:b", "a.b", "(paren)", "Robert'); --"]
+ODD_NAMES = ["order", 'My semi;"quote', "it's", "büro-表", "100%s", "a:b.c", "Robert'); --"]
 HOSTILE = 'reviews"; DROP TABLE reviews; --'
 
 
@@ -52,13 +52,14 @@ def test_tables_and_keys_with_odd_names_are_read_and_written(shop: Shop, name: s
         assert [row[0] for row in connection.execute(output.select())] == ['c"d']
 
 
-@pytest.mark.parametrize("column", ["select", "Text", "größe", "user", "values", "index", "key"])
-def test_templates_may_name_columns_with_reserved_and_unicode_names(shop: Shop, column: str) -> None:
-    shop.execute(f'CREATE TABLE t (id INTEGER PRIMARY KEY, "{column}" TEXT)')
-    shop.insert("t", [{"id": 1, column: "here"}])
+def test_templates_may_name_columns_with_reserved_and_unicode_names(shop: Shop) -> None:
+    columns = ["select", "Text", "größe", "user", "values", "index", "key"]
+    declared = ", ".join(f'"{column}" TEXT' for column in columns)
+    shop.execute(f"CREATE TABLE t (id INTEGER PRIMARY KEY, {declared})")
+    shop.insert("t", [{"id": 1, **{column: column.upper() for column in columns}}])
     engine = RecordingEngine()
-    shop.run(sentiment(f"{{{column}}}"), source=Source(table="t"), engine=engine)
-    assert engine.texts == ["here"]
+    shop.run(sentiment("|".join(f"{{{column}}}" for column in columns)), source=Source(table="t"), engine=engine)
+    assert engine.texts == ["SELECT|TEXT|GRÖSSE|USER|VALUES|INDEX|KEY"]
 
 
 def test_a_hostile_table_name_is_a_name(shop: Shop) -> None:
@@ -92,10 +93,11 @@ def test_hostile_values_are_values(shop: Shop) -> None:
     assert shop.rows("SELECT * FROM reviews") == []
 
 
-@pytest.mark.parametrize("value", ["' OR '1'='1", "monday' --", "%", "_onday", "monday\\"])
-def test_a_partition_value_is_compared_as_it_is(shop: Shop, value: str) -> None:
+def test_a_partition_value_is_compared_as_it_is(shop: Shop) -> None:
     shop.add(["a"], day="monday")
-    assert only(shop.run(column="day", partition=Partition(value, "day", value))).rows_read == 0
+    table = SourceTable(shop.database, Source(table="reviews"), ["text"], "day")
+    values = ["monday", "' OR '1'='1", "monday' --", "%", "_onday", "monday\\"]
+    assert [table.count(Partition(value, "day", value)) for value in values] == [1, 0, 0, 0, 0, 0]
 
 
 KEYS = {
@@ -151,21 +153,20 @@ def test_keys_of_kinds_only_in_postgres_find_their_answers_again(
     answer_twice(shop, kind, POSTGRES_KEYS[kind], monkeypatch)
 
 
-@pytest.mark.parametrize(
-    ("here", "kind"), [*(("sqlite", kind) for kind in KEYS), *(("postgres", kind) for kind in [*KEYS, "UUID"])]
-)
-def test_keys_of_every_kind_are_written_to_the_other_database(
-    sqlite_url: str, postgres_url: str, here: str, kind: str
-) -> None:
+@pytest.mark.parametrize("here", ["sqlite", "postgres"])
+def test_keys_of_every_kind_are_written_to_the_other_database(sqlite_url: str, postgres_url: str, here: str) -> None:
     shop = Shop(sqlite_url if here == "sqlite" else postgres_url)
     other = Database(postgres_url if here == "sqlite" else sqlite_url)
-    values = KEYS.get(kind, POSTGRES_KEYS.get(kind))
-    shop.execute(f"CREATE TABLE t (name {kind} PRIMARY KEY, text TEXT)")
-    shop.insert("t", [{"name": value, "text": f"text {i}"} for i, value in enumerate(values)])
-    for expected in [(len(values), 0, 0, 0), (0, 0, len(values), 0)]:
-        pipeline = Pipeline(Source(table="t"), [sentiment("{text}")], RecordingEngine(), shop.database, other)
-        assert outcomes(only(pipeline.run(Partition(), "run"))) == expected
+    kinds = KEYS if here == "sqlite" else KEYS | {"UUID": POSTGRES_KEYS["UUID"]}
+    found = {}
+    for number, (kind, values) in enumerate(kinds.items()):
+        shop.execute(f"CREATE TABLE t{number} (name {kind} PRIMARY KEY, text TEXT)")
+        shop.insert(f"t{number}", [{"name": value, "text": f"text {i}"} for i, value in enumerate(values)])
+        engine = RecordingEngine()
+        pipeline = Pipeline(Source(table=f"t{number}"), [NOTE], engine, shop.database, other)
+        found[kind] = [outcomes(only(pipeline.run(Partition(), run)))[::2] for run in ("run-1", "run-2")]
     other.close()
+    assert found == {kind: [(len(values), 0), (0, len(values))] for kind, values in kinds.items()}
 
 
 def test_composite_keys_find_their_answers_again(shop: Shop) -> None:
@@ -227,15 +228,13 @@ def test_a_condition_leaves_rows_out(shop: Shop) -> None:
     assert engine.texts == ["a", "ab"]
 
 
-@pytest.mark.parametrize(
-    ("where", "expected"),
-    [("text = ':b'", [":b"]), ("text <> ':b' AND text <> '12:30'", ["%"]), ("text LIKE '%:30'", ["12:30"])],
-)
-def test_a_condition_is_sql_as_it_stands(shop: Shop, where: str, expected: list[str]) -> None:
+def test_a_condition_is_sql_as_it_stands(shop: Shop) -> None:
     shop.add([":b", "12:30", "%"])
-    engine = RecordingEngine()
-    shop.run(source=Source(table="reviews", where=where), engine=engine)
-    assert engine.texts == expected
+    found = {}
+    for where in ["text = ':b'", "text <> ':b' AND text <> '12:30'", "text LIKE '%:30'", "CAST(id AS TEXT) = '3'"]:
+        table = SourceTable(shop.database, Source(table="reviews", where=where), ["text"], None)
+        found[where] = [row.key for rows in table.read(Partition()) for row in rows]
+    assert list(found.values()) == [[(1,)], [(3,)], [(2,)], [(3,)]]
 
 
 def test_rows_that_a_condition_leaves_out_later_lose_their_answers(shop: Shop) -> None:
@@ -273,8 +272,7 @@ def test_values_that_are_no_text_are_asked_about_as_text(shop: Shop) -> None:
 def test_an_unknown_column_in_a_template_is_named_with_the_nearest(shop: Shop) -> None:
     message = refuse(shop, Source(table="reviews"), text="{txt}")
     assert message == (
-        "Table 'reviews' has no column 'txt', which a text template names. "
-        "Did you mean 'text'? Valid: day, id, text."
+        "Table 'reviews' has no column 'txt', which a text template names. Did you mean 'text'? Valid: day, id, text."
     )
 
 
@@ -297,9 +295,7 @@ def test_an_unknown_table_is_named_with_the_nearest(shop: Shop) -> None:
 def test_a_table_without_a_key_is_refused(shop: Shop) -> None:
     shop.execute("CREATE TABLE t (id INTEGER, text TEXT)")
     message = refuse(shop, Source(table="t"))
-    assert message == (
-        "Table 't' has no primary key. Say which columns name a row: key=['id']. Columns: id, text."
-    )
+    assert message == ("Table 't' has no primary key. Say which columns name a row: key=['id']. Columns: id, text.")
 
 
 @pytest.mark.parametrize("key", [("code",), ("shop", "code")])
