@@ -8,7 +8,7 @@ Set in the environment, or left as the demo has them:
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,6 +23,11 @@ ROOT = Path(__file__).resolve().parent
 DEMO_DATABASE_URL = f"sqlite:///{ROOT / '.llm_assets' / 'demo.db'}"
 
 
+def require_all(schema: dict[str, Any]) -> None:
+    """Name every field in every answer, null or not: whether a value is there is easier to decide than its absence."""
+    schema["required"] = list(schema["properties"])
+
+
 class Facts(BaseModel):
     """What a review or support message states."""
 
@@ -32,8 +37,7 @@ class Facts(BaseModel):
     price: float | None = Field(default=None, description="price that is mentioned")
     order_number: str | None = Field(default=None, description="order number", max_length=12)
 
-    # Every field in every answer, null or not: a model decides better whether a value is there than whether to name it.
-    model_config = ConfigDict(json_schema_extra=lambda schema: schema.update(required=list(schema["properties"])))
+    model_config = ConfigDict(json_schema_extra=require_all)
 
 
 def fact_example(text: str, facts: Facts) -> Example:

@@ -57,20 +57,20 @@ def materialization_metadata(pipeline: Pipeline, task: Task, result: PartitionRe
         f"{PREFIX}rows_skipped": counts.rows_skipped,
         f"{PREFIX}rows_failed": counts.rows_failed,
         f"{PREFIX}rows_removed": counts.rows_removed,
-        f"{PREFIX}failed_share": counts.rows_failed / counts.rows_read if counts.rows_read else 0.0,
+        f"{PREFIX}failed_share": round(counts.rows_failed / counts.rows_read, 4) if counts.rows_read else 0.0,
         f"{PREFIX}prompt_tokens": counts.prompt_tokens,
         f"{PREFIX}output_tokens": counts.output_tokens,
-        f"{PREFIX}seconds": seconds,
+        f"{PREFIX}seconds": round(seconds, 2),
         f"{PREFIX}model": pipeline.engine.info.model,
         f"{PREFIX}fingerprint": pipeline.fingerprints[task.name],
     }
     if counts.rows_answered:
-        metadata[f"{PREFIX}rows_per_second"] = counts.rows_answered / seconds
-        metadata[f"{PREFIX}tokens_per_second"] = tokens / seconds
-        metadata[f"{PREFIX}cached_share"] = counts.cached_tokens / counts.prompt_tokens
+        metadata[f"{PREFIX}rows_per_second"] = round(counts.rows_answered / seconds, 2)
+        metadata[f"{PREFIX}tokens_per_second"] = round(tokens / seconds, 1)
+        metadata[f"{PREFIX}cached_share"] = round(counts.cached_tokens / counts.prompt_tokens, 4)
     confidence = pipeline.store.mean(task.name, "confidence", result.partition_key)
     if confidence is not None:
-        metadata[f"{PREFIX}mean_confidence"] = float(confidence)
+        metadata[f"{PREFIX}mean_confidence"] = round(float(confidence), 4)
     if any(column.name == "label" for column in task.columns):
         metadata[f"{PREFIX}labels"] = label_table(pipeline.store.value_counts(task.name, "label", result.partition_key))
     sample = pipeline.store.sample(task.name, result.partition_key, PREVIEW_ROWS)

@@ -76,6 +76,8 @@ class TimePartitions(BaseModel):
         definition = self.definition()
         if not definition.has_partition_key(key):
             first, last = definition.get_first_partition_key(), definition.get_last_partition_key()
+            if first is None:
+                raise ConfigError(f"{key!r} is no partition: there is none yet, they begin at {self.start}.")
             raise ConfigError(
                 f"{key!r} is no {self.cadence} partition. They run from {first} to {last}; write one as {first}."
             )
