@@ -15,6 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 MAX_MODEL_LEN = 2048
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+# On a machine that is busy with something else, OpenMP's waiting threads take the cores from those they wait for: the
+# model then runs ten times slower. Read when torch is imported, which is later.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ Run as a script, it starts and stops a server with nothing but the standard libr
 python tests/postgres.py FOLDER_WITH_BIN
 """
 
+import contextlib
 import importlib.util
 import os
 import secrets
@@ -78,7 +79,8 @@ class PostgresServer:
         assert postmaster is not None, "the server does not run"
         processes = [postmaster, *_children(postmaster)]
         for process in processes:
-            _kill(process)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         while any(_lives(process) for process in processes):
             time.sleep(0.01)
         # In a container nobody may reap the zombies. Postgres takes one for a running server, so its locks must go.
@@ -197,13 +199,6 @@ def _lives(process: int) -> bool:
 def _children(process: int) -> list[int]:
     everything = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
     return [other for other in everything if _status(other)[1:2] == [str(process)]]
-
-
-def _kill(process: int) -> None:
-    try:
-        os.kill(process, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _main(install: str) -> Iterator[str]:

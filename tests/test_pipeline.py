@@ -428,7 +428,7 @@ def test_a_listener_hears_of_progress_up_to_the_last_row(shop: Shop) -> None:
 
 def test_two_tasks_of_the_same_name_are_refused(shop: Shop) -> None:
     engine = RecordingEngine()
-    with pytest.raises(ConfigError, match="Two tasks are named 'note'. Each task has an output table; give them"):
+    with pytest.raises(ConfigError, match=r"Two tasks are named 'note'. Each task has an output table; give them"):
         shop.pipeline(NOTE, Summarize(name="note"), engine=engine)
     assert engine.loads == 0
 

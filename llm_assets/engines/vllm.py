@@ -150,6 +150,17 @@ class VllmEngine:
             if in_flight and self._llm is not None:
                 self._llm.llm_engine.abort_request(list(in_flight))
 
+    @property
+    def llm(self) -> "vllm.LLM":
+        """The loaded vLLM model itself, for what this class does not offer."""
+        self._load()
+        assert self._llm is not None
+        return self._llm
+
+    def reset_prefix_cache(self) -> None:
+        """Forget the computed prefixes of prompts, so that two measurements begin alike."""
+        self._load().reset_prefix_cache()
+
     def close(self) -> None:
         if self._llm is None:
             return

@@ -1,9 +1,12 @@
 """What is asked about a row, and how an answer becomes columns."""
 
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
 
+from llm_assets.errors import ConfigError
 from llm_assets.tasks.base import PROVENANCE_COLUMNS, Example, Plan, Task
 from llm_assets.tasks.classify import Classify
 from llm_assets.tasks.extract import Extract
@@ -13,4 +16,34 @@ from llm_assets.tasks.summarize import Summarize
 AnyTask = Annotated[Classify | Extract | Generate | Summarize, Field(discriminator="type")]
 """Any task, told apart by its `type`, for settings that come from YAML."""
 
-__all__ = ["PROVENANCE_COLUMNS", "AnyTask", "Classify", "Example", "Extract", "Generate", "Plan", "Summarize", "Task"]
+__all__ = [
+    "PROVENANCE_COLUMNS",
+    "AnyTask",
+    "Classify",
+    "Example",
+    "Extract",
+    "Generate",
+    "Plan",
+    "Summarize",
+    "Task",
+    "load_tasks",
+]
+
+
+def load_tasks(file: Path) -> list[AnyTask]:
+    """Return the tasks that a YAML file lists.
+
+    Raises:
+        ConfigError: the file is no list of valid tasks. The message names the task, the field and the value.
+    """
+    try:
+        return TypeAdapter(list[AnyTask]).validate_python(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is no valid YAML: {error}") from None
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            place = ".".join(str(part) for part in item["loc"][2:])
+            number = f"task {int(item['loc'][0]) + 1}" if item["loc"] else "the file"
+            problems.append(f"{number}{', ' + place if place else ''}: {item['msg'].removeprefix('Value error, ')}")
+        raise ConfigError(f"{file}: " + "\n".join(problems)) from None

@@ -22,7 +22,8 @@ class Classify(Task):
     The labels are scored, not decoded. `scores` holds, for every label, the model's probability of that label given
     that it answers with one of them: at each token where labels part, the probabilities of the tokens that continue a
     label, divided by their sum; a label's probability is the product along its tokens. They sum to 1. This is the
-    distribution that decoding with a choice constraint samples from at temperature 1.
+    distribution that decoding with a choice constraint samples from at temperature 1, but that such decoding may spell
+    a label in any tokens ("b", "ad"), and here each label has just those that the tokenizer gives it.
 
     `confidence` is the probability of the chosen label, and `margin` its distance to the next one. Neither is the
     probability that the label is right: models are often surer than they should be. Compare with labelled rows.

@@ -55,7 +55,12 @@ class Shop:
         )
         metadata.create_all(self.database)
         rows = [
-            {"id": n, "created_at": datetime(2026, 11, 1 + n % 4, n), "country": "de" if n % 2 else "fr", "text": f"row {n}"}
+            {
+                "id": n,
+                "created_at": datetime(2026, 11, 1 + n % 4, n),
+                "country": "de" if n % 2 else "fr",
+                "text": f"row {n}",
+            }
             for n in range(12)
         ]
         with self.database.begin() as connection:
@@ -93,7 +98,8 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 def metadata_of(instance: dg.DagsterInstance, asset: str, partition: str | None = None) -> dict:
     records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition] if partition else None), limit=1
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition] if partition else None),
+        limit=1,
     ).records
     [materialization] = [record.asset_materialization for record in records]
     assert materialization is not None
@@ -183,7 +189,14 @@ def test_metadata_says_what_was_done_in_numbers_that_the_ui_plots(shop: Shop, in
     assets = build_llm_assets(Source(table="reviews"), [SENTIMENT])
     shop.materialize(assets, instance=instance)
     metadata = metadata_of(instance, "reviews_sentiment")
-    for name in ("rows_read", "rows_answered", "rows_per_second", "tokens_per_second", "cached_share", "mean_confidence"):
+    for name in (
+        "rows_read",
+        "rows_answered",
+        "rows_per_second",
+        "tokens_per_second",
+        "cached_share",
+        "mean_confidence",
+    ):
         assert isinstance(metadata[f"llm_assets/{name}"], int | float)
     assert 0 < metadata["llm_assets/mean_confidence"] <= 1
 
@@ -238,7 +251,7 @@ def test_a_partition_key_that_is_none_is_refused_with_the_valid_range(key: str) 
 
 
 def test_an_unknown_static_partition_is_refused_with_the_valid_ones() -> None:
-    with pytest.raises(ConfigError, match="'it' is no partition of column 'country'. Valid: de, fr"):
+    with pytest.raises(ConfigError, match=r"'it' is no partition of column 'country'. Valid: de, fr"):
         StaticPartitions(column="country", values=("de", "fr")).partition("it")
 
 

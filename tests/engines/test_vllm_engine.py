@@ -41,15 +41,16 @@ def chat(smollm2_tokenizer):
 
 @pytest.fixture(scope="module")
 def true_logprobs(smollm2):
-    """The natural-log probabilities of every next token after some tokens, computed without vLLM."""
+    """For each token of an answer, and the one after it: every token's log-probability, computed without vLLM."""
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval()
 
-    def logprobs(token_ids):
+    def logprobs(prompt, answer=()):
         with torch.inference_mode():
-            return model(torch.tensor([token_ids])).logits[0, -1].log_softmax(-1).tolist()
+            logits = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 :]
+        return logits.log_softmax(-1).tolist()
 
     return logprobs
 
@@ -106,21 +107,19 @@ def test_each_request_of_a_run_is_answered_exactly_once(requests, completions):
 
 @pytest.mark.parametrize("name", ["score two", "score three", "score forty", "score the most"])
 def test_scores_are_the_models_log_probabilities_over_all_tokens(requests, answers, true_logprobs, name):
-    request, truth = requests[name], true_logprobs(requests[name].prompt_token_ids)
-    found = {token_id: answers[name].scores[token_id] for token_id in request.ask.token_ids}
-    assert found == pytest.approx({token_id: truth[token_id] for token_id in request.ask.token_ids}, abs=1e-3)
+    (truth,) = true_logprobs(requests[name].prompt_token_ids)
+    token_ids = requests[name].ask.token_ids
+    assert len(token_ids) == len(set(token_ids)) >= 2
+    found = {token_id: answers[name].scores[token_id] for token_id in token_ids}
+    assert found == pytest.approx({token_id: truth[token_id] for token_id in token_ids}, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["free", "likeliest", "likeliest while sampling", "beams", "other beams"])
 def test_log_probabilities_are_the_models_own_for_the_tokens_it_chose(requests, answers, true_logprobs, name):
     (candidate,) = answers[name].candidates
-    path = list(requests[name].prompt_token_ids)
-    truth = []
-    for token_id in candidate.token_ids:
-        truth.append(true_logprobs(path)[token_id])
-        path.append(token_id)
-    assert truth
-    assert candidate.logprobs == pytest.approx(truth, abs=1e-3)
+    truth = true_logprobs(requests[name].prompt_token_ids, candidate.token_ids)
+    expected = [step[token_id] for step, token_id in zip(truth, candidate.token_ids, strict=False)]
+    assert candidate.logprobs == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize(("name", "k"), [("likeliest", 5), ("likeliest while sampling", 3)])
@@ -128,13 +127,10 @@ def test_the_likeliest_tokens_are_right_beside_requests_that_score(requests, ans
     # vLLM's sampler mixes these up when they share a step.
     (candidate,) = answers[name].candidates
     assert len(candidate.top_logprobs) == len(candidate.token_ids) == requests[name].ask.sampling["max_tokens"]
-    path = list(requests[name].prompt_token_ids)
-    for token_id, found in zip(candidate.token_ids, candidate.top_logprobs, strict=True):
-        truth = true_logprobs(path)
-        likeliest = sorted(range(len(truth)), key=truth.__getitem__, reverse=True)[:k]
-        expected = {i: truth[i] for i in {*likeliest, token_id}}
-        assert found == pytest.approx(expected, abs=1e-3)
-        path.append(token_id)
+    truth = true_logprobs(requests[name].prompt_token_ids, candidate.token_ids)
+    for token_id, found, step in zip(candidate.token_ids, candidate.top_logprobs, truth, strict=False):
+        likeliest = sorted(range(len(step)), key=step.__getitem__, reverse=True)[:k]
+        assert found == pytest.approx({i: step[i] for i in {*likeliest, token_id}}, abs=1e-3)
 
 
 def test_log_probabilities_of_the_likeliest_tokens_come_only_when_asked_for(answers):
@@ -150,8 +146,10 @@ def test_a_json_answer_fits_its_schema(answers):
     assert candidate.finish_reason == "stop"
 
 
-def test_a_json_answer_has_no_line_breaks_or_runs_of_spaces(answers):
-    assert not re.search(r"\n|  ", answers["json"].candidates[0].text)
+def test_a_json_answer_is_spaced_as_examples_are(answers):
+    (candidate,) = answers["json"].candidates
+    task = Extract(name="facts", schema=SCHEMA, examples=[{"text": "A film.", "answer": json.loads(candidate.text)}])
+    assert task.messages()[2]["content"] == candidate.text
 
 
 @pytest.mark.parametrize(
@@ -337,14 +335,14 @@ def test_an_error_of_whoever_gives_the_requests_leaves_nothing_behind(
 
 
 def test_the_shared_part_of_a_prompt_is_taken_from_the_cache(vllm_engine, smollm2_tokenizer):
-    # vLLM caches whole blocks, on the CPU of 128 tokens each.
+    # vLLM caches whole blocks, here of 32 tokens each.
     shared = list(range(5000, 5300))
     usages = []
     for n in range(2):
         (completion,) = vllm_engine.run([Request(n, [*shared, 600 + n], ScoreTokens((42, 43)))])
         usages.append(completion.usage)
     assert usages[0].cached == 0
-    assert 256 <= usages[1].cached <= 300
+    assert 288 <= usages[1].cached <= 300
     assert usages[0].prompt == usages[1].prompt == 301
 
 
@@ -383,7 +381,7 @@ def test_labels_that_begin_others_get_the_probabilities_of_the_model(vllm_engine
         for depth, step in enumerate(steps):
             ways = {other[depth] for other in spelled if other[:depth] == steps[:depth]}
             if len(ways) > 1:
-                truth = true_logprobs([*plan.prompt.build(token_ids), *steps[:depth]])
+                *_, truth = true_logprobs(plan.prompt.build(token_ids), steps[:depth])
                 probability *= math.exp(truth[step]) / math.fsum(math.exp(truth[way]) for way in ways)
         expected.append(probability)
     assert list(scores.values()) == pytest.approx(expected, abs=1e-3)

@@ -56,7 +56,9 @@ def compare(dtype: str) -> dict[str, object]:
     same = sum(labels[key][0] == reference[key][0] for key in reference)
     distance = max(abs(labels[k][1] - reference[k][1]) for k in reference if labels[k][0] == reference[k][0])
     share = same / len(reference)
-    print(f"{dtype}: {same} of {len(reference)} labels are the same ({share:.1%}), confidence differs by {distance:.4f}")
+    print(
+        f"{dtype}: {same} of {len(reference)} labels are the same ({share:.1%}), confidence differs by {distance:.4f}"
+    )
     return {"dtype": dtype, "same": share, "largest_difference": distance, "rows_per_second": round(speed, 1)}
 
 

@@ -128,11 +128,11 @@ def test_a_tokenizer_without_a_fast_implementation_is_refused():
 # Tokenizers of other kinds, as small as they can be.
 
 
-def unigram_tokenizer():
+def unigram_tokenizer(characters="▁abcdefghijklmnopqrstuvwxyz<>/"):
     """A Unigram vocabulary that holds its control tokens as ordinary pieces, like those made with SentencePiece."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((c, -5.0) for c in "▁abcdefghijklmnopqrstuvwxyz<>/")]
+    pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((c, -5.0) for c in characters)]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="never")
@@ -164,6 +164,13 @@ def test_control_tokens_that_are_vocabulary_pieces_are_spelled_out():
     (token_ids,) = tokenizer.encode_literal(["a<s>b</s>"])
     assert {1, 2}.isdisjoint(token_ids)
     assert tokenizer.decode(token_ids) == "a<s>b</s>"
+
+
+def test_a_control_token_that_cannot_be_spelled_out_loses_the_characters_that_the_vocabulary_lacks():
+    tokenizer = ChatTokenizer(unigram_tokenizer(characters="▁abs"))
+    (token_ids,) = tokenizer.encode_literal(["a</s>b"])
+    assert {0, 1, 2}.isdisjoint(token_ids)
+    assert tokenizer.decode(token_ids) == "asb"
 
 
 def test_without_a_chat_template_turns_are_set_apart_by_blank_lines():

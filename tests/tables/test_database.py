@@ -19,9 +19,13 @@ SECRET = "hunter2"
 def fail_to_open(url: str) -> str:
     """Build a pipeline on a database that cannot be used; return all that is said about it."""
     engine = RecordingEngine()
-    with pytest.raises(DatabaseError) as caught:
+
+    def build() -> Pipeline:
         database = Database(url)
-        Pipeline(Source(table="reviews"), [SENTIMENT], engine, database, database)
+        return Pipeline(Source(table="reviews"), [SENTIMENT], engine, database, database)
+
+    with pytest.raises(DatabaseError) as caught:
+        build()
     assert (engine.loads, engine.runs) == (0, 0)
     said = "".join(traceback.format_exception(caught.value, chain=True))
     shown = said.replace(url, "")

@@ -161,9 +161,8 @@ def test_keys_of_every_kind_are_written_to_the_other_database(sqlite_url: str, p
     found = {}
     for number, (kind, values) in enumerate(kinds.items()):
         shop.execute(f"CREATE TABLE t{number} (name {kind} PRIMARY KEY, text TEXT)")
-        shop.insert(f"t{number}", [{"name": value, "text": f"text {i}"} for i, value in enumerate(values)])
-        engine = RecordingEngine()
-        pipeline = Pipeline(Source(table=f"t{number}"), [NOTE], engine, shop.database, other)
+        shop.insert(f"t{number}", [{"name": value, "text": f"{kind} {i}"} for i, value in enumerate(values)])
+        pipeline = Pipeline(Source(table=f"t{number}"), [NOTE], RecordingEngine(), shop.database, other)
         found[kind] = [outcomes(only(pipeline.run(Partition(), run)))[::2] for run in ("run-1", "run-2")]
     other.close()
     assert found == {kind: [(len(values), 0), (0, len(values))] for kind, values in kinds.items()}
@@ -328,5 +327,5 @@ def test_duplicate_keys_in_another_partition_do_not_stop_this_one(shop: Shop) ->
 
 @pytest.mark.parametrize("table", ["", "  "])
 def test_a_source_needs_a_table_name(table: str) -> None:
-    with pytest.raises(ValidationError, match="The source has no table name. Write the name of a table or view."):
+    with pytest.raises(ValidationError, match=r"The source has no table name. Write the name of a table or view."):
         Source(table=table)

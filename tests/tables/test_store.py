@@ -228,7 +228,7 @@ def test_the_output_schema_holds_every_table(postgres_url: str) -> None:
 
 def test_an_output_schema_that_does_not_exist_is_named(shop: Shop) -> None:
     engine = RecordingEngine()
-    with pytest.raises(OutputTableError, match="There is no schema 'answres' in .* Create it, or choose one of .*ma"):
+    with pytest.raises(OutputTableError, match=r"There is no schema 'answres' in .* Create it, or choose one of .*ma"):
         shop.pipeline(output_schema="answres", engine=engine)
     assert engine.loads == 0
 

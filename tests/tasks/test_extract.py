@@ -266,7 +266,7 @@ def test_an_examples_answer_may_be_given_as_values():
     as_values = Extract(name="facts", schema=PURCHASE, examples=[{"text": "Good.", "answer": {"stars": 4}}])
     as_text = Extract(name="facts", schema=PURCHASE, examples=[{"text": "Good.", "answer": '{"stars":4}'}])
     assert as_values.messages() == as_text.messages()
-    assert as_values.messages()[2] == {"role": "assistant", "content": '{"stars":4}'}
+    assert as_values.messages()[2] == {"role": "assistant", "content": '{"stars": 4}'}
 
 
 def test_log_probabilities_that_were_asked_for_are_stored_by_token():

@@ -83,7 +83,7 @@ def test_an_engines_answer_has_the_columns_that_the_task_declares(task):
             examples:
               - {text: Four stars., answer: {stars: 4}}
             """,
-            Extract(name="facts", schema=SCHEMA, examples=(Example(text="Four stars.", answer='{"stars":4}'),)),
+            Extract(name="facts", schema=SCHEMA, examples=(Example(text="Four stars.", answer='{"stars": 4}'),)),
         ),
         (
             "{type: extract, name: facts, schema: 'llm_assets.sampling:RepetitionDetection'}",

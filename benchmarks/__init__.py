@@ -1,0 +1,1 @@
+"""Comparisons against a baseline, each printing one JSON line last."""

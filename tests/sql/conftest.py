@@ -1,0 +1,49 @@
+"""The demo's reviews with answers from two runs of the demo's own tasks, once for each kind of database."""
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from definitions import DAYS, REVIEWS, ROOT, TASKS
+from llm_assets.demo.data import load_reviews
+from llm_assets.pipeline import Pipeline
+from llm_assets.records import FailureKind
+from llm_assets.tables import Database
+from tests.postgres import PostgresServer
+from tests.sql.files import Sql, statements
+from tests.tables.shop import FaultyEngine, RecordingEngine
+
+REFUSED, FLAKY = 1002, 1003
+"""The model refuses the first review in both runs; the second fails once and is answered by the second run."""
+
+
+def answer_all(database: Database, engine: RecordingEngine, run_id: str) -> None:
+    """Run all days of the demo."""
+    pipeline = Pipeline(REVIEWS, TASKS, engine, database, database, DAYS.column)
+    days = DAYS.definition().get_partition_keys()
+    for _ in pipeline.run_all([DAYS.partition(key) for key in days], run_id):
+        pass
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def answered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sql]:
+    """The demo's database after two runs, with the views. Tests only read it."""
+    if request.param == "sqlite":
+        database = Database(f"sqlite:///{tmp_path_factory.mktemp('sql') / 'demo.db'}")
+    else:
+        server: PostgresServer = request.getfixturevalue("postgres")
+        name = f"demo_{secrets.token_hex(4)}"
+        server.execute(f"CREATE DATABASE {name}")
+        database = Database(server.url(name))
+    load_reviews(database, Path(ROOT) / "sql" / "demo")
+    sql = Sql(database)
+    texts = dict(sql.read(f"SELECT id, text FROM reviews WHERE id IN ({REFUSED}, {FLAKY})").rows)
+    refused = {texts[REFUSED]: FailureKind.REFUSED_REQUEST}
+    answer_all(database, FaultyEngine(errors={**refused, texts[FLAKY]: FailureKind.ENGINE_ERROR}), "run-1")
+    answer_all(database, FaultyEngine(errors=refused), "run-2")
+    for view in sorted((ROOT / "sql" / "views").glob("*.sql")):
+        sql.execute(*statements(view))
+    yield sql
+    database.close()
