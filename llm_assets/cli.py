@@ -4,9 +4,10 @@ import sys
 from pathlib import Path
 
 import click
+from pydantic import ValidationError
 from rich.console import Console
 
-from llm_assets.errors import LLMAssetsError
+from llm_assets.errors import LLMAssetsError, validation_message
 
 
 class _Group(click.Group):
@@ -15,9 +16,10 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except LLMAssetsError as error:
+        except (LLMAssetsError, ValidationError) as error:
+            message = validation_message(error) if isinstance(error, ValidationError) else str(error)
             Console(stderr=True, soft_wrap=True).print("[bold red]Error:[/]", end=" ")
-            click.echo(str(error), err=True)
+            click.echo(message, err=True)
             sys.exit(1)
 
 

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+from pydantic import ValidationError
+
 
 class LLMAssetsError(Exception):
     """Base class: an error whose message is meant for the person who configures or runs a pipeline."""
@@ -49,3 +51,13 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     if close:
         return f"Did you mean {close[0]!r}? Valid: {', '.join(names)}."
     return f"Valid: {', '.join(names)}."
+
+
+def validation_message(error: ValidationError) -> str:
+    """Return what pydantic found wrong, one line for each setting: where it stands, and why it cannot be so."""
+    lines = []
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"])
+        reason = item["msg"].removeprefix("Value error, ")
+        lines.append(f"{place}: {reason}" if place else reason)
+    return "\n".join(lines)

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg2
 import pytest
 
 from tests.postgres import PostgresServer
@@ -19,21 +20,37 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.fixture
-def postgres_url(postgres: PostgresServer, finished_databases: list[str]) -> Iterator[str]:
-    """The URL of an empty database. It is dropped when the next test has its own: at once would mean to wait."""
-    name = f"test_{secrets.token_hex(4)}"
-    postgres.execute(f"CREATE DATABASE {name} TEMPLATE template1")
-    while finished_databases:
-        postgres.execute(f"DROP DATABASE {finished_databases.pop()} WITH (FORCE)")
-    yield postgres.url(name)
-    finished_databases.append(name)
+class FreshDatabases:
+    """Makes databases. One is dropped when the next is made: at once would mean to wait for its sessions to end."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        connection = psycopg2.connect(server.url().replace("+psycopg2", ""))
+        connection.autocommit = True
+        self._cursor = connection.cursor()
+        self._used: list[str] = []
+
+    def make(self) -> str:
+        name = f"test_{secrets.token_hex(4)}"
+        self._cursor.execute(f"CREATE DATABASE {name} TEMPLATE template1")
+        while self._used:
+            self._cursor.execute(f"DROP DATABASE {self._used.pop()} WITH (FORCE)")
+        return name
+
+    def give_back(self, name: str) -> None:
+        self._used.append(name)
 
 
 @pytest.fixture(scope="session")
-def finished_databases() -> list[str]:
-    """Databases whose test is over."""
-    return []
+def fresh_databases(postgres: PostgresServer) -> FreshDatabases:
+    return FreshDatabases(postgres)
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer, fresh_databases: FreshDatabases) -> Iterator[str]:
+    """The URL of an empty database, for one test."""
+    name = fresh_databases.make()
+    yield postgres.url(name)
+    fresh_databases.give_back(name)
 
 
 @pytest.fixture

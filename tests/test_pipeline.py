@@ -285,6 +285,24 @@ def test_a_failing_row_that_works_again_leaves_the_failures(shop: Shop) -> None:
     assert shop.rows("SELECT * FROM llm_failures") == []
 
 
+def test_no_row_stands_in_answers_and_failures_though_the_run_stops(shop: Shop) -> None:
+    shop.add(["a", "b"])
+    shop.run(NOTE, engine=FaultyEngine(errors=dict.fromkeys("ab", FailureKind.ENGINE_ERROR)))
+    with pytest.raises(EngineError):
+        shop.run(NOTE, engine=FaultyEngine(stop_at="b"), commit_rows=1)
+    assert shop.column("SELECT id FROM reviews_note") == [1]
+    assert shop.column("SELECT row_key FROM llm_failures") == ["2"]
+
+
+def test_failures_of_other_partitions_stay(shop: Shop) -> None:
+    shop.add([None], day="monday")
+    shop.add([None], first_id=2, day="tuesday")
+    for name in ("monday", "tuesday", "monday"):
+        shop.run(column="day", partition=day(name))
+    found = shop.rows("SELECT row_key, run_id FROM llm_failures ORDER BY row_key")
+    assert found == [("1", "run-3"), ("2", "run-2")]
+
+
 def test_an_answer_of_one_task_leaves_the_failure_of_another(shop: Shop) -> None:
     shop.add(["a"])
     shop.run(SENTIMENT, NOTE, engine=FaultyEngine(answers={"a": ""}))

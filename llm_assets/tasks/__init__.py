@@ -6,7 +6,7 @@ from typing import Annotated
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from llm_assets.errors import ConfigError
+from llm_assets.errors import ConfigError, validation_message
 from llm_assets.tasks.base import PROVENANCE_COLUMNS, Example, Plan, Task
 from llm_assets.tasks.classify import Classify
 from llm_assets.tasks.extract import Extract
@@ -41,9 +41,4 @@ def load_tasks(file: Path) -> list[AnyTask]:
     except yaml.YAMLError as error:
         raise ConfigError(f"{file} is no valid YAML: {error}") from None
     except ValidationError as error:
-        problems = []
-        for item in error.errors():
-            place = ".".join(str(part) for part in item["loc"][2:])
-            number = f"task {int(item['loc'][0]) + 1}" if item["loc"] else "the file"
-            problems.append(f"{number}{', ' + place if place else ''}: {item['msg'].removeprefix('Value error, ')}")
-        raise ConfigError(f"{file}: " + "\n".join(problems)) from None
+        raise ConfigError(f"{file} has tasks that cannot be:\n{validation_message(error)}") from None

@@ -16,6 +16,7 @@ import definitions
 from llm_assets.dagster import DatabaseResource, EngineResource, build_llm_assets
 from llm_assets.dagster.local import prepare_instance, run_job
 from llm_assets.demo.data import load_reviews
+from llm_assets.demo.model import MODEL_DIRECTORY
 from llm_assets.demo.report import print_report
 from llm_assets.engines import Engine
 from llm_assets.errors import SourceError
@@ -168,6 +169,29 @@ def test_bad_input_at_the_command_line_is_one_message_without_a_traceback(
     assert result.returncode != 0
     assert message in result.stderr
     assert "Traceback" not in result.stderr + result.stdout
+
+
+def test_a_task_that_cannot_be_is_one_message_without_a_traceback(clone: Path) -> None:
+    (clone / ".llm_assets/models").mkdir(parents=True)
+    (clone / MODEL_DIRECTORY).symlink_to(ROOT / MODEL_DIRECTORY)
+    text = (clone / "definitions.py").read_text()
+    (clone / "definitions.py").write_text(text.replace('labels=("positive", "negative")', 'labels=("good", "good")'))
+    result = run_cli(clone, "demo")
+    assert result.returncode == 1
+    assert "Task 'sentiment': label 'good' is given 2 times. Keep one." in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_model_that_is_not_there_is_one_message_without_a_traceback(
+    clone: Path, smollm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (clone / ".llm_assets/models").mkdir(parents=True)
+    (clone / MODEL_DIRECTORY).symlink_to(smollm2)
+    monkeypatch.setenv("LLM_ASSETS_MODEL", "/nowhere/model")
+    result = run_cli(clone, "demo")
+    assert result.returncode == 1
+    assert "Model directory '/nowhere/model' does not exist." in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_the_demo_outside_a_clone_says_so(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from llm_assets.engines import DummyEngine
 from llm_assets.engines.dummy import DummyTokenizer
+from llm_assets.errors import ConfigError
 from llm_assets.records import Answer, Completion, Failure, FailureKind, GenerateText, Request, ScoreTokens
-from llm_assets.tasks import AnyTask, Classify, Example, Extract, Generate, Summarize
+from llm_assets.tasks import AnyTask, Classify, Example, Extract, Generate, Summarize, load_tasks
 
 SCHEMA = {"type": "object", "properties": {"stars": {"type": "integer"}}, "required": ["stars"]}
 FROM_YAML = TypeAdapter(AnyTask)
@@ -266,3 +267,36 @@ def test_an_engines_error_is_the_rows_failure(task):
 
 def test_only_an_engine_error_may_pass_next_time():
     assert [kind for kind in FailureKind if kind.may_pass_next_time] == [FailureKind.ENGINE_ERROR]
+
+
+def test_tasks_are_loaded_from_a_yaml_file(tmp_path):
+    file = tmp_path / "tasks.yaml"
+    file.write_text(
+        "- {type: classify, name: mood, labels: [good, bad]}\n- {type: summarize, name: gist, max_words: 9}\n"
+    )
+    assert load_tasks(file) == [Classify(name="mood", labels=("good", "bad")), Summarize(name="gist", max_words=9)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "- {type: classify, name: mood, labels: [good, good]}",
+            "0.classify: Task 'mood': label 'good' is given 2 times",
+        ),
+        (
+            "- {type: clasify, name: mood}",
+            "'clasify' found using 'type' does not match any of the expected tags: 'classify'",
+        ),
+        ("- {type: generate, name: a, instruction: b, sampling: {best_of: 3}}", "'best_of' was removed from vLLM"),
+        ("- {type: summarize, name: gist, words: 9}", "0.summarize.words: Extra inputs are not permitted"),
+        ("- [", "is no valid YAML"),
+    ],
+)
+def test_a_task_in_yaml_that_cannot_be_is_named_with_its_place(tmp_path, text, message):
+    file = tmp_path / "tasks.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_tasks(file)
+    assert message in str(caught.value)
+    assert "tasks.yaml" in str(caught.value)
