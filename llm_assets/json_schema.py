@@ -47,8 +47,12 @@ def import_model(path: str) -> type[BaseModel]:
 
 def resolve(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
     """Follow a local `$ref`; keys beside it win over those of what it points to."""
+    followed: set[str] = set()
     while "$ref" in schema:
         reference = schema["$ref"]
+        if reference in followed:
+            raise ConfigError(f"The JSON schema's {reference!r} refers to nothing but itself.")
+        followed.add(reference)
         target: Any = root
         for part in str(reference).removeprefix("#/").split("/"):
             if not isinstance(target, dict) or part not in target:
@@ -150,20 +154,21 @@ def describe(schema: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _describe_values(declared: Any, root: dict[str, Any]) -> str:
-    if not isinstance(declared, dict):  # `true` is a schema too
+def _describe_values(declared: Any, root: dict[str, Any], depth: int = 0) -> str:
+    # `true` is a schema too, and one that refers to itself is described as far as anybody reads.
+    if not isinstance(declared, dict) or depth > 3:
         return "any value"
     field = resolve(declared, root)
     options = field.get("anyOf") or field.get("oneOf")
     if options:
-        return " or ".join(_describe_values(option, root) for option in options)
+        return " or ".join(_describe_values(option, root, depth + 1) for option in options)
     if "enum" in field:
         return "one of " + ", ".join(str(value) for value in field["enum"])
     if "const" in field:
         return str(field["const"])
     kind = field.get("type", "any value")
     if kind == "array":
-        return f"list of {_describe_values(field.get('items', {}), root)}"
+        return f"list of {_describe_values(field.get('items', {}), root, depth + 1)}"
     if kind == "object" and "properties" in field:
         return "object with " + ", ".join(field["properties"])
     return " or ".join(kind) if isinstance(kind, list) else str(field.get("format", kind))

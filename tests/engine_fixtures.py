@@ -8,16 +8,15 @@ import pytest
 
 from llm_assets.demo.model import MODEL_DIRECTORY, prepare_model
 from llm_assets.engines import VllmEngine, VllmSettings
-from llm_assets.engines.vllm import is_cpu_build
+from llm_assets.engines.vllm import CPU_ENVIRONMENT, is_cpu_build
 from llm_assets.prompts import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_MODEL_LEN = 2048
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-# On a machine that is busy with something else, OpenMP's waiting threads take the cores from those they wait for: the
-# model then runs ten times slower. Read when torch is imported, which is later.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+for _name, _value in CPU_ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
 
 
 @pytest.fixture(scope="session")

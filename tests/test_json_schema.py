@@ -278,3 +278,17 @@ def test_a_model_is_imported_by_its_path():
 def test_a_path_that_leads_to_no_model_is_refused(path, reason):
     with pytest.raises(ConfigError, match=reason):
         import_model(path)
+
+
+def test_a_reference_to_itself_is_refused():
+    with pytest.raises(ConfigError, match="refers to nothing but itself"):
+        resolve({"$ref": "#/$defs/a"}, {"$defs": {"a": {"$ref": "#/$defs/a"}}})
+
+
+def test_a_recursive_union_is_described_in_finite_words():
+    schema = {
+        "type": "object",
+        "properties": {"tree": {"$ref": "#/$defs/tree"}},
+        "$defs": {"tree": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"$ref": "#/$defs/tree"}}]}},
+    }
+    assert describe(schema).startswith("- tree: string or list of string or list of")

@@ -13,18 +13,20 @@ from rich.console import Console
 from llm_assets.demo.data import load_csv, load_reviews
 from llm_assets.demo.model import MODEL_DIRECTORY, prepare_model
 from llm_assets.demo.report import print_report
+from llm_assets.engines.vllm import CPU_ENVIRONMENT
 from llm_assets.errors import ConfigError
 from llm_assets.progress import terminal_bar
 from llm_assets.tables import Database, Source
 
 HOME = Path(".llm_assets")
-QUIET = {
+ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "TRANSFORMERS_VERBOSITY": "error",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "TQDM_DISABLE": "1",
+    **CPU_ENVIRONMENT,
 }
-"""What keeps the libraries' own messages out of the demo's output; the Dagster UI has them all the same."""
+"""What keeps the libraries' own messages out of the demo's output, and its threads out of each other's way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ def run_demo(console: Console, root: Path, csv: CsvFile | None) -> None:
     Raises:
         LLMAssetsError: something the user can mend.
     """
-    for name, value in QUIET.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning)
     home = root / HOME

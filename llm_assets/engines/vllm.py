@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from vllm.v1.engine.llm_engine import LLMEngine
 
 
+CPU_ENVIRONMENT = {"GOMP_SPINCOUNT": "1000"}
+"""Read when torch is imported. On a machine with other work, OpenMP's waiting threads otherwise take the cores from
+those that they wait for, and the model runs several times slower."""
+
+
 class VllmEngine:
     """Runs a model with vLLM, loading it at the first request.
 
@@ -277,6 +282,7 @@ class VllmEngine:
                 "VLLM_TARGET_DEVICE": "cpu",
                 "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
                 "VLLM_CPU_KVCACHE_SPACE": f"{self.settings.cpu_kv_cache_gib:g}",
+                **CPU_ENVIRONMENT,
             }
         else:
             # A forked child cannot use CUDA once its parent has looked at it, and a Dagster run has threads.

@@ -67,19 +67,37 @@ class Database:
         Raises:
             DatabaseError: the database cannot be reached, with its address and the reason.
         """
-        if self.dialect == "sqlite" and self._url.database and not self._url.database.startswith(":"):
+        if self.dialect == "sqlite" and self._url.database and not self._url.database.startswith((":", "file:")):
             self._check_sqlite_directory(self._url.database)
         try:
             with self.engine.connect():
                 pass
         except DBAPIError as error:
-            reason = " ".join(str(error.orig).split())
+            reason = reason_of(error)
             fix = "Check that it is running and that host, port and database name are right."
             if self.dialect == "sqlite":
-                fix = "Check that the path is right and names a SQLite database that may be written."
+                fix = "Check that the path is right and names a SQLite database."
             if "no password supplied" in reason or "password authentication failed" in reason:
                 fix = "Give the password in the URL's environment variable, or in PGPASSWORD or ~/.pgpass."
             raise DatabaseError(f"The database {self.name} cannot be opened: {reason}. {fix}") from None
+
+    def check_writable(self) -> None:
+        """Make sure that a SQLite file can be written, and that its readers and its writer do not wait for each other.
+
+        Raises:
+            DatabaseError: the file cannot be written.
+        """
+        if self.dialect != "sqlite":
+            return
+        try:
+            with self.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except DBAPIError as error:
+            raise DatabaseError(
+                f"The database {self.name} cannot be written: {reason_of(error)}. Allow it, or write the answers to "
+                "another one."
+            ) from None
 
     def _check_sqlite_directory(self, path: str) -> None:
         if not Path(path).expanduser().parent.is_dir():
@@ -93,9 +111,12 @@ class Database:
             self.engine.dispose()
 
 
+def reason_of(error: DBAPIError) -> str:
+    """Return what the driver said, on one line, without the statement and its values."""
+    return " ".join(str(error.orig).split())
+
+
 def _configure_sqlite(connection: sqlite3.Connection, _: object) -> None:
-    # Readers and the writer do not wait for each other.
-    connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
     # One row with a broken byte must not stop the reading of all the others.
     connection.text_factory = lambda data: data.decode("utf-8", "replace")

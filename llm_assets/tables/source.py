@@ -8,11 +8,11 @@ from typing import Any
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from sqlalchemy.exc import NoSuchTableError
+from sqlalchemy.exc import DBAPIError, NoSuchTableError
 
 from llm_assets.errors import ConfigError, SourceError, did_you_mean
 from llm_assets.records import Key, Partition, Row
-from llm_assets.tables.database import Database
+from llm_assets.tables.database import Database, reason_of
 
 CHUNK_ROWS = 1000
 
@@ -104,7 +104,16 @@ class SourceTable:
             return {tuple(row) for row in connection.execute(query)}
 
     def check_key(self, partition: Partition) -> None:
-        """Raise a SourceError if the partition has a key twice or a key that is NULL."""
+        """Raise a SourceError if the partition has a key twice or a key that is NULL, or cannot be read at all."""
+        try:
+            self._check_key(partition)
+        except DBAPIError as error:
+            raise SourceError(
+                f"Table {self.source.name!r}: partition {partition.key!r} cannot be read: {reason_of(error)}. Check the "
+                "partition's value, `where`, and the right to read the table."
+            ) from None
+
+    def _check_key(self, partition: Partition) -> None:
         keys = [self._table.c[name] for name in self.key_columns]
         conditions = self._conditions(partition)
         with self.database.engine.connect() as connection:
@@ -147,6 +156,12 @@ class SourceTable:
                 )
         primary = tuple(inspector.get_pk_constraint(source.table, schema=source.db_schema)["constrained_columns"])
         key = source.key or primary
+        for name in key:
+            if self.database.dialect == "postgresql" and isinstance(self._types[name], sa.LargeBinary):
+                raise SourceError(
+                    f"Table {source.name!r}: the key column {name!r} is binary. Read it through a view as text: "
+                    f"encode({name}, 'hex')."
+                )
         if not key:
             raise SourceError(
                 f"Table {source.name!r} has no primary key. Say which columns name a row: key=['id']. "

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import CompileError
+from sqlalchemy.exc import CompileError, ProgrammingError
 
 from llm_assets.errors import ConfigError, DatabaseError, OutputTableError
 from llm_assets.records import Answer, Column, Failure, Key
 from llm_assets.tables.columns import clean, from_json, key_text, to_json, upsert
-from llm_assets.tables.database import OUTPUT_DIALECTS, Database
+from llm_assets.tables.database import OUTPUT_DIALECTS, Database, reason_of
 from llm_assets.tables.layout import failures_table, ledger_table, results_table, throughput_table
 from llm_assets.tables.source import CHUNK_ROWS, SourceTable, after, matches
 
@@ -119,15 +119,17 @@ class Store:
                 raise ConfigError(
                     f"Task {output.task!r} has the column {taken.pop()!r}, which is a key column of the source."
                 )
-            self._results[output.task] = results_table(
-                self._metadata, output.table, key, output.columns, output.comment
-            )
+            table = results_table(self._metadata, output.table, key, output.columns, output.comment)
+            if database.dialect == "sqlite":
+                _check_case(output.task, table)
+            self._results[output.task] = table
         self._ledger = ledger_table(self._metadata)
         self._failures = failures_table(self._metadata)
         self._throughput = throughput_table(self._metadata)
 
     def prepare(self) -> None:
         """Create the tables that do not exist, and compare those that do."""
+        self.database.check_writable()
         with self.database.engine.begin() as connection:
             # Of runs that start together one makes the tables, and the others wait for it.
             lock = "SELECT pg_advisory_xact_lock(hashtext('llm_assets'))"
@@ -146,7 +148,13 @@ class Store:
                     missing, unknown = set(table.columns.keys()) - found, found - set(table.columns.keys())
                     if missing or unknown:
                         raise OutputTableError(_difference(table, missing, unknown, self.database.name))
-            self._metadata.create_all(connection)
+            try:
+                self._metadata.create_all(connection)
+            except ProgrammingError as error:
+                raise DatabaseError(
+                    f"The output tables cannot be made in {self.database.name}: {reason_of(error)}. Give the role the "
+                    "right to make tables there, as sql/roles/postgres.sql does."
+                ) from None
 
     def table_name(self, task: str) -> str:
         """Return the full name of a task's output table."""
@@ -375,6 +383,18 @@ def _key_type(kind: Any, source: Database, output: Database) -> Any:
         return kind.as_generic()
     except NotImplementedError:
         return sa.Text()
+
+
+def _check_case(task: str, table: sa.Table) -> None:
+    """Refuse columns that differ by case only, which are one column to SQLite."""
+    seen: dict[str, str] = {}
+    for column in table.columns:
+        other = seen.setdefault(column.name.lower(), column.name)
+        if other != column.name:
+            raise ConfigError(
+                f"Task {task!r}: the columns {other!r} and {column.name!r} differ by case only, and are one column to "
+                "SQLite. Rename one of them."
+            )
 
 
 def _difference(table: sa.Table, missing: set[str], unknown: set[str], database: str) -> str:

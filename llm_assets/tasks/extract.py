@@ -39,9 +39,16 @@ class Extract(Task):
 
     @model_validator(mode="after")
     def _columns_can_stand_in_a_table(self) -> "Extract":
-        for column in schema_columns(self.json_schema):
+        columns = schema_columns(self.json_schema)
+        names = [column.name.lower() for column in columns]  # SQLite's column names have no case
+        for column in columns:
+            if not column.name.strip() or names.count(column.name.lower()) > 1:
+                raise ConfigError(
+                    f"Task {self.name!r}: the property {column.name!r} is empty, or another one differs from it in "
+                    "case only. Each becomes a column; give it a name of its own."
+                )
             taken = {*PROVENANCE_COLUMNS, *(c.name for c in generation_columns(self.sampling))}
-            if column.name.lower() in taken:  # SQLite's column names have no case
+            if column.name.lower() in taken:
                 raise ConfigError(
                     f"Task {self.name!r}: the property {column.name!r} has the name of a column that every answer has. "
                     f"Rename it; taken are {', '.join(sorted(taken))}."
@@ -71,7 +78,15 @@ class Extract(Task):
     def json_schema(self) -> dict[str, Any]:
         """The JSON schema that constrains the answer."""
         if self.answer_model is not None:
-            return bounded(self.answer_model.model_json_schema())
+            schema = self.answer_model.model_json_schema()
+            written = self.answer_model.model_json_schema(mode="serialization")
+            if list(schema.get("properties", {})) != list(written.get("properties", {})):
+                raise ConfigError(
+                    f"Task {self.name!r}: {self.answer_model.__name__} reads its fields by other names "
+                    f"({', '.join(schema['properties'])}) than it writes them ({', '.join(written['properties'])}). "
+                    "Use `alias`, which is both."
+                )
+            return bounded(schema)
         assert isinstance(self.answer_schema, dict)
         return bounded(self.answer_schema)
 

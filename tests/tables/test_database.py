@@ -1,17 +1,20 @@
 """Databases that cannot be used say so, with the fix and without any password."""
 
+import contextlib
 import os
 import socket
+import sqlite3
 import traceback
 from pathlib import Path
 
 import pytest
 
-from llm_assets.errors import DatabaseError
+from llm_assets.errors import DatabaseError, SourceError
 from llm_assets.pipeline import Pipeline
+from llm_assets.records import Partition
 from llm_assets.tables import Database, Source, SourceTable, Store
 from tests.postgres import PostgresServer
-from tests.tables.shop import SENTIMENT, RecordingEngine, Shop
+from tests.tables.shop import SENTIMENT, RecordingEngine, Shop, only
 
 SECRET = "hunter2"
 
@@ -116,6 +119,53 @@ def test_a_url_that_does_not_parse_is_not_repeated(url: str) -> None:
 def test_a_driver_that_is_not_installed_is_named(url: str) -> None:
     message = fail_to_open(url)
     assert f"The driver of {url.replace(SECRET, '***')} is not installed" in message
+
+
+def test_a_source_in_sqlite_is_not_changed_and_may_be_read_only(tmp_path: Path) -> None:
+    path = tmp_path / "source.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "CREATE TABLE reviews (id INTEGER PRIMARY KEY, text TEXT); INSERT INTO reviews VALUES (1, 'a')"
+        )
+    before = path.read_bytes()
+    source = Database(f"sqlite:///file:{path}?mode=ro&uri=true")
+    answers = Database(f"sqlite:///{tmp_path}/answers.db")
+    for database in (source, Database(f"sqlite:///{path}")):
+        pipeline = Pipeline(Source(table="reviews"), [SENTIMENT], RecordingEngine(), database, answers)
+        assert only(pipeline.run(Partition(), "run")).rows_done == 1
+    assert path.read_bytes() == before
+
+
+def test_an_output_database_that_is_read_only_is_named(tmp_path: Path) -> None:
+    Shop(f"sqlite:///{tmp_path}/shop.db").database.close()
+    engine = RecordingEngine()
+    database = Database(f"sqlite:///file:{tmp_path}/shop.db?mode=ro&uri=true")
+    with pytest.raises(
+        DatabaseError, match=r"shop.db\?mode=ro&uri=true cannot be written: attempt to write a readonly"
+    ):
+        Pipeline(Source(table="reviews"), [SENTIMENT], engine, database, database)
+    assert engine.loads == 0
+
+
+def test_a_role_that_may_not_make_tables_is_told_so(postgres: PostgresServer, postgres_url: str) -> None:
+    shop = Shop(postgres_url)
+    shop.execute("DROP ROLE IF EXISTS reader", f"CREATE ROLE reader LOGIN PASSWORD '{SECRET}'")
+    message = fail_to_open(postgres.url(postgres_url.rpartition("/")[2], "reader", SECRET))
+    assert "The output tables cannot be made in postgresql+psycopg2://reader:***@127.0.0.1" in message
+    assert "permission denied for schema public" in message
+
+
+def test_a_role_that_may_not_read_the_source_is_told_so(postgres: PostgresServer, postgres_url: str) -> None:
+    shop = Shop(postgres_url)
+    shop.execute("DROP ROLE IF EXISTS reader", f"CREATE ROLE reader LOGIN PASSWORD '{SECRET}'")
+    source = Database(postgres.url(postgres_url.rpartition("/")[2], "reader", SECRET))
+    engine = RecordingEngine()
+    pipeline = Pipeline(Source(table="reviews"), [SENTIMENT], engine, source, shop.database)
+    with pytest.raises(
+        SourceError, match=r"partition 'all' cannot be read: permission denied for table reviews. Check"
+    ):
+        pipeline.run(Partition(), "run")
+    assert engine.loads == 0
 
 
 def test_answers_go_to_sqlite_or_postgres_only(sqlite_url: str) -> None:

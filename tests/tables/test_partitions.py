@@ -144,6 +144,16 @@ def test_a_value_of_the_wrong_type_is_refused_before_the_engine_is_touched(
     assert engine.loads == 0
 
 
+@pytest.mark.parametrize(("dialect", "kind"), [("postgres", "DATE"), ("postgres", "UUID")])
+def test_a_value_that_only_the_database_can_read_is_refused_too(shop: Shop, kind: str) -> None:
+    shop.execute(f"CREATE TABLE t (id INTEGER PRIMARY KEY, text TEXT, part {kind})")
+    engine = RecordingEngine()
+    message = rf"Table 't': partition 'abc' cannot be read: invalid input syntax for type {kind.lower()}: \"abc\""
+    with pytest.raises(SourceError, match=message):
+        shop.run(source=Source(table="t"), column="part", partition=Partition("abc", "part", "abc"), engine=engine)
+    assert engine.loads == 0
+
+
 @pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
 def test_a_row_whose_time_changed_moves_with_its_answer(shop: Shop, dialect: str) -> None:
     shop.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, at TIMESTAMP, text TEXT)")

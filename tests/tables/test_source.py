@@ -168,6 +168,16 @@ def test_keys_of_every_kind_are_written_to_the_other_database(sqlite_url: str, p
     assert found == {kind: [(len(values), 0), (0, len(values))] for kind, values in kinds.items()}
 
 
+def test_a_binary_key_in_postgres_is_refused_with_the_way_out(postgres_url: str) -> None:
+    shop = Shop(postgres_url)
+    shop.execute("CREATE TABLE t (code BYTEA PRIMARY KEY, text TEXT)", "INSERT INTO t VALUES ('\\x00ff', 'a')")
+    assert "the key column 'code' is binary. Read it through a view as text: encode(code, 'hex')." in refuse(
+        shop, Source(table="t")
+    )
+    shop.execute("CREATE VIEW v AS SELECT encode(code, 'hex') AS code, text FROM t")
+    assert only(shop.run(source=Source(table="v", key=("code",)))).rows_answered == 1
+
+
 def test_composite_keys_find_their_answers_again(shop: Shop) -> None:
     shop.execute("CREATE TABLE t (shop TEXT, number INTEGER, text TEXT, PRIMARY KEY (shop, number))")
     shop.insert("t", [{"shop": name, "number": i, "text": f"{name}{i}"} for name in ("a", "b'") for i in (1, 2)])
@@ -234,6 +244,14 @@ def test_a_condition_is_sql_as_it_stands(shop: Shop) -> None:
         table = SourceTable(shop.database, Source(table="reviews", where=where), ["text"], None)
         found[where] = [row.key for rows in table.read(Partition()) for row in rows]
     assert list(found.values()) == [[(1,)], [(3,)], [(2,)], [(3,)]]
+
+
+def test_a_condition_that_is_no_sql_is_named(shop: Shop) -> None:
+    shop.add(["a"])
+    message = refuse(shop, Source(table="reviews", where="txt IS NOT NULL"))
+    assert "Table 'reviews': partition 'all' cannot be read: " in message
+    assert "txt" in message
+    assert "Check the partition's value, `where`, and the right to read the table." in message
 
 
 def test_rows_that_a_condition_leaves_out_later_lose_their_answers(shop: Shop) -> None:

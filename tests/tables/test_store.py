@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from llm_assets.errors import OutputTableError
+from llm_assets.errors import ConfigError, OutputTableError
 from llm_assets.pipeline import Pipeline
 from llm_assets.tables import Database, Source
 from llm_assets.tasks import Extract, Generate
@@ -18,18 +18,19 @@ from tests.tables.shop import NOTE, SENTIMENT, FaultyEngine, RecordingEngine, Sh
 BROKEN = "a\x00b\ud800c\udfffd"
 MENDED = "a\ufffdb\ufffdc\ufffdd"
 
+FIELDS: dict[str, dict[str, Any]] = {
+    "words": {"type": "string"},
+    "count": {"type": "integer"},
+    "price": {"type": "number"},
+    "open": {"type": "boolean"},
+    "day": {"type": "string", "format": "date"},
+    "moment": {"type": "string", "format": "date-time"},
+    "tags": {"type": "array", "items": {"type": "string"}},
+    "address": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
 EVERY_TYPE = {
     "type": "object",
-    "properties": {
-        "words": {"type": "string"},
-        "count": {"type": "integer"},
-        "price": {"type": "number"},
-        "open": {"type": "boolean"},
-        "day": {"type": "string", "format": "date"},
-        "moment": {"type": "string", "format": "date-time"},
-        "tags": {"type": "array", "items": {"type": "string"}},
-        "address": {"type": "object", "properties": {"city": {"type": "string"}}},
-    },
+    "properties": {name: {**field, "description": f"The {name}."} for name, field in FIELDS.items()},
 }
 VALUES: dict[str, Any] = {
     "words": 'it\'s "quoted", 表, %s :x \\ {}\n',
@@ -159,6 +160,21 @@ def test_fields_may_have_any_name(shop: Shop) -> None:
     assert {name: row[name] for name in names} == values
 
 
+@pytest.mark.parametrize("names", [("Price", "price"), ("ID",), ("Model",)], ids=["two fields", "key", "provenance"])
+def test_names_that_differ_by_case_only_are_refused_on_sqlite_and_kept_apart_in_postgres(
+    shop: Shop, names: tuple[str, ...]
+) -> None:
+    shop.add(["a"])
+    task = Extract(name="facts", schema={"type": "object", "properties": dict.fromkeys(names, {"type": "string"})})
+    if shop.database.dialect == "sqlite":
+        with pytest.raises(ConfigError, match=rf"Task 'facts': the columns .*'{names[0]}'.* differ by case only"):
+            shop.pipeline(task)
+    else:
+        values = {name: name for name in names}
+        shop.run(task, engine=FaultyEngine(answers={"a": json.dumps(values)}))
+        assert {name: answers(shop)[0][name] for name in names} == values
+
+
 def test_every_answer_says_how_it_came_to_be(shop: Shop) -> None:
     shop.add(["a"])
     before = datetime.now(UTC).replace(microsecond=0)
@@ -187,11 +203,11 @@ def test_postgres_has_a_comment_on_every_table_and_column(postgres_url: str) -> 
     tables = [*OWN_TABLES, "reviews_facts", "reviews_note"]
     inspector = sa.inspect(shop.database.engine)
     assert [name for name in tables if not inspector.get_table_comment(name)["text"]] == []
-    bare = [
-        (name, column["name"]) for name in tables for column in inspector.get_columns(name) if not column["comment"]
-    ]
-    assert bare == [("reviews_facts", name) for name in VALUES if FACTS.columns[list(VALUES).index(name)].comment == ""]
+    columns = [(name, column) for name in tables for column in inspector.get_columns(name)]
+    assert [(name, column["name"]) for name, column in columns if not column["comment"]] == []
     comments = {column["name"]: column["comment"] for column in inspector.get_columns("reviews_sentiment")}
+    facts = {column["name"]: column["comment"] for column in inspector.get_columns("reviews_facts")}
+    assert facts["price"] == "The price."
     assert comments["label"] == "The likeliest label: positive, negative."
     assert inspector.get_table_comment("reviews_sentiment")["text"] == "Classify of reviews."
 

@@ -279,3 +279,18 @@ def test_log_probabilities_that_were_asked_for_are_stored_by_token():
     assert columns.keys() == {"a", "confidence", "logprobs"}
     assert columns["logprobs"][0] == {"token": "{", "logprob": -0.5, "top": {"{": -0.5, "[": -1.0}}
     assert "".join(step["token"] for step in columns["logprobs"]) == text
+
+
+@pytest.mark.parametrize("names", [("Price", "price"), ("",), (" ",)])
+def test_properties_that_cannot_be_columns_of_their_own_are_refused(names):
+    properties = {name: {"type": "string"} for name in names}
+    with pytest.raises(ValidationError, match="is empty, or another one differs from it in case only"):
+        Extract(name="facts", schema={"type": "object", "properties": properties})
+
+
+def test_a_model_that_writes_its_fields_by_other_names_than_it_reads_is_refused():
+    class Renamed(BaseModel):
+        price: float = Field(validation_alias="Preis", serialization_alias="price_eur")
+
+    with pytest.raises(ValidationError, match="by other names"):
+        Extract(name="facts", schema=Renamed)
