@@ -143,7 +143,7 @@ class Pipeline:
         columns = dict.fromkeys(column for task in tasks for column in task.template.columns)
         self.source = SourceTable(source_database, source, tuple(columns), partition_column)
         for name in self.source.key_columns:
-            if name in PROVENANCE_COLUMNS:
+            if name.lower() in PROVENANCE_COLUMNS:
                 raise ConfigError(
                     f"The key column {name!r} of {source.name!r} has the name of a column that every answer has. Give "
                     f"it another name in a view, and read that. Taken are {', '.join(PROVENANCE_COLUMNS)}."

@@ -48,7 +48,13 @@ def materialization_metadata(pipeline: Pipeline, task: Task, result: PartitionRe
     seconds = sum(value for stage, value in result.seconds.items() if stage != "load")
     tokens = counts.prompt_tokens + counts.output_tokens
     stored = counts.rows_done - counts.rows_failed
-    metadata: dict[str, Any] = {
+    metadata: dict[str, Any] = {}
+    if any(column.name == "label" for column in task.columns):
+        metadata[f"{PREFIX}labels"] = label_table(pipeline.store.value_counts(task.name, "label", result.partition_key))
+    sample = pipeline.store.sample(task.name, result.partition_key, PREVIEW_ROWS)
+    if sample:
+        metadata[f"{PREFIX}preview"] = preview_table(sample, task.columns)
+    metadata |= {
         "dagster/partition_row_count": stored,
         "dagster/table_name": pipeline.store.table_name(task.name),
         f"{PREFIX}rows_read": counts.rows_read,
@@ -71,11 +77,6 @@ def materialization_metadata(pipeline: Pipeline, task: Task, result: PartitionRe
     confidence = pipeline.store.mean(task.name, "confidence", result.partition_key)
     if confidence is not None:
         metadata[f"{PREFIX}mean_confidence"] = round(float(confidence), 4)
-    if any(column.name == "label" for column in task.columns):
-        metadata[f"{PREFIX}labels"] = label_table(pipeline.store.value_counts(task.name, "label", result.partition_key))
-    sample = pipeline.store.sample(task.name, result.partition_key, PREVIEW_ROWS)
-    if sample:
-        metadata[f"{PREFIX}preview"] = preview_table(sample, task.columns)
     return metadata
 
 

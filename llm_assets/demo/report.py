@@ -52,7 +52,7 @@ def _answers(connection: sa.Connection, tables: sa.MetaData, rows: sa.Table, tas
     shown.add_column(key.name, no_wrap=True)
     shown.add_column(text, max_width=46)
     for task in tasks:
-        shown.add_column(f"{rows.name}_{task.name}", max_width=40)
+        shown.add_column(task.name, max_width=40)
     for value in chosen:
         source_row = connection.execute(sa.select(rows).where(key == value)).mappings().one()
         cells = [str(value), shorten(source_row[text])]
@@ -149,18 +149,8 @@ def _throughput(connection: sa.Connection, tables: sa.MetaData, run_id: str) -> 
     tokens = [t.c.prompt_tokens, t.c.cached_tokens, t.c.output_tokens]
     query = sa.select(t.c.task, *(sa.func.sum(column) for column in (*sums, *tokens))).where(t.c.run_id == run_id)
     shown = Table(title=f"Run {run_id} (table llm_throughput)")
-    for name in (
-        "task",
-        "read",
-        "answered",
-        "reused",
-        "unchanged",
-        "failed",
-        "prompt tokens",
-        "cached",
-        "output tokens",
-    ):
-        shown.add_column(name, justify="left" if name == "task" else "right")
+    for name in ("task", "read", "asked", "reused", "same", "failed", "prompt", "cached", "output"):
+        shown.add_column(name, justify="left" if name == "task" else "right", no_wrap=True)
     answered = all_tokens = 0
     for task, *values in connection.execute(query.group_by(t.c.task).order_by(t.c.task)):
         prompt, cached, output = values[5:]
@@ -176,7 +166,9 @@ def _throughput(connection: sa.Connection, tables: sa.MetaData, run_id: str) -> 
     if answered:
         shown.caption = (
             f"{answered:,} answers in {seconds:.0f} s on {device}: {answered / seconds:.1f} answers/s, "
-            f"{all_tokens / seconds:,.0f} tokens/s; the model loaded in {load:.0f} s"
+            f"{all_tokens / seconds:,.0f} tokens/s. The model loaded in {load:.0f} s.\n"
+            "reused: took the answer to an equal text. same: answered before. prompt, output: tokens. "
+            "cached: share of the prompt tokens that were computed before."
         )
     else:
         shown.caption = "Nothing was new, so nothing was asked and the model was not loaded."

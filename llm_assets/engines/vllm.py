@@ -8,6 +8,7 @@ import math
 import os
 import resource
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -255,6 +256,7 @@ class VllmEngine:
             self._prepare_environment()
             arguments = {
                 "disable_log_stats": True,
+                "use_tqdm_on_load": sys.stderr.isatty(),
                 **(_cpu_arguments(self.settings) if is_cpu_build() else {}),
                 **self.settings.arguments(),
                 "structured_outputs_config": self._structured_outputs_config,

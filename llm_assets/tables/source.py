@@ -104,13 +104,13 @@ class SourceTable:
             return {tuple(row) for row in connection.execute(query)}
 
     def check_key(self, partition: Partition) -> None:
-        """Raise a SourceError if the partition has a key twice or a key that is NULL, or cannot be read at all."""
+        """Raise a SourceError if the partition has a key twice or one that is NULL, or cannot be read at all."""
         try:
             self._check_key(partition)
         except DBAPIError as error:
             raise SourceError(
-                f"Table {self.source.name!r}: partition {partition.key!r} cannot be read: {reason_of(error)}. Check the "
-                "partition's value, `where`, and the right to read the table."
+                f"Table {self.source.name!r}: partition {partition.key!r} cannot be read: {reason_of(error)}. Check "
+                "the partition's value, `where`, and the right to read the table."
             ) from None
 
     def _check_key(self, partition: Partition) -> None:

@@ -114,15 +114,15 @@ class Store:
                     f"The output table's name {output.table!r} is too long for Postgres: {size} bytes, of at most "
                     f"{POSTGRES_NAME_BYTES}. Give the task a shorter name, or read the table through a view."
                 )
-            taken = {column.name for column in output.columns} & set(source.key_columns)
-            if taken:
-                raise ConfigError(
-                    f"Task {output.task!r} has the column {taken.pop()!r}, which is a key column of the source."
-                )
-            table = results_table(self._metadata, output.table, key, output.columns, output.comment)
-            if database.dialect == "sqlite":
-                _check_case(output.task, table)
-            self._results[output.task] = table
+            for column in output.columns:
+                # To SQLite, names that differ by case only are one.
+                if column.name.lower() in {name.lower() for name in source.key_columns}:
+                    raise ConfigError(
+                        f"Task {output.task!r} has the column {column.name!r}, which is a key column of the source."
+                    )
+            self._results[output.task] = results_table(
+                self._metadata, output.table, key, output.columns, output.comment
+            )
         self._ledger = ledger_table(self._metadata)
         self._failures = failures_table(self._metadata)
         self._throughput = throughput_table(self._metadata)
@@ -383,18 +383,6 @@ def _key_type(kind: Any, source: Database, output: Database) -> Any:
         return kind.as_generic()
     except NotImplementedError:
         return sa.Text()
-
-
-def _check_case(task: str, table: sa.Table) -> None:
-    """Refuse columns that differ by case only, which are one column to SQLite."""
-    seen: dict[str, str] = {}
-    for column in table.columns:
-        other = seen.setdefault(column.name.lower(), column.name)
-        if other != column.name:
-            raise ConfigError(
-                f"Task {task!r}: the columns {other!r} and {column.name!r} differ by case only, and are one column to "
-                "SQLite. Rename one of them."
-            )
 
 
 def _difference(table: sa.Table, missing: set[str], unknown: set[str], database: str) -> str:

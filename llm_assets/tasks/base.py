@@ -5,10 +5,10 @@ import json
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -165,6 +165,12 @@ class Task(BaseModel, ABC):
     def template(self) -> TextTemplate:
         """The parsed text template."""
         return TextTemplate(self.text)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        copy = super().model_copy(update=update, deep=deep)
+        for name in copy.__dict__.keys() - type(copy).model_fields.keys():
+            del copy.__dict__[name]  # what was derived from the original's settings
+        return copy
 
     @property
     def reusable(self) -> bool:

@@ -120,6 +120,10 @@ class ExtractPlan(GenerationPlan):
 
     task: Extract
 
+    @cached_property
+    def _columns(self) -> tuple[Column, ...]:
+        return schema_columns(self.task.json_schema)
+
     def parse(self, candidate: Candidate) -> dict[str, object] | Failure:
         if candidate.finish_reason == "length":
             return truncated(self.task, candidate)
@@ -129,9 +133,7 @@ class ExtractPlan(GenerationPlan):
                 fields = self.task.answer_model.model_validate(fields).model_dump(mode="json", by_alias=True)
             if not isinstance(fields, dict):
                 raise ValueError(f"expected an object, got {type(fields).__name__}")
-            return {
-                column.name: _value(fields.get(column.name), column) for column in schema_columns(self.task.json_schema)
-            }
+            return {column.name: _value(fields.get(column.name), column) for column in self._columns}
         except ValidationError as error:
             first = error.errors()[0]
             reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from llm_assets.errors import ConfigError, OutputTableError
+from llm_assets.errors import OutputTableError
 from llm_assets.pipeline import Pipeline
 from llm_assets.tables import Database, Source
 from llm_assets.tasks import Extract, Generate
@@ -158,21 +158,6 @@ def test_fields_may_have_any_name(shop: Shop) -> None:
     shop.run(Extract(name="facts", schema=schema), engine=FaultyEngine(answers={"a": json.dumps(values)}))
     [row] = answers(shop)
     assert {name: row[name] for name in names} == values
-
-
-@pytest.mark.parametrize("names", [("Price", "price"), ("ID",), ("Model",)], ids=["two fields", "key", "provenance"])
-def test_names_that_differ_by_case_only_are_refused_on_sqlite_and_kept_apart_in_postgres(
-    shop: Shop, names: tuple[str, ...]
-) -> None:
-    shop.add(["a"])
-    task = Extract(name="facts", schema={"type": "object", "properties": dict.fromkeys(names, {"type": "string"})})
-    if shop.database.dialect == "sqlite":
-        with pytest.raises(ConfigError, match=rf"Task 'facts': the columns .*'{names[0]}'.* differ by case only"):
-            shop.pipeline(task)
-    else:
-        values = {name: name for name in names}
-        shop.run(task, engine=FaultyEngine(answers={"a": json.dumps(values)}))
-        assert {name: answers(shop)[0][name] for name in names} == values
 
 
 def test_every_answer_says_how_it_came_to_be(shop: Shop) -> None:

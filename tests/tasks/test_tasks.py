@@ -300,3 +300,11 @@ def test_a_task_in_yaml_that_cannot_be_is_named_with_its_place(tmp_path, text, m
         load_tasks(file)
     assert message in str(caught.value)
     assert "tasks.yaml" in str(caught.value)
+
+
+def test_a_copy_of_a_task_derives_everything_from_its_own_settings():
+    task = Extract(name="facts", schema={"type": "object", "properties": {"a": {"type": "string"}}})
+    assert (task.template.columns, list(task.json_schema["properties"])) == (("text",), ["a"])
+    schema = {"type": "object", "properties": {"b": {"type": "string"}}}
+    copy = task.model_copy(update={"text": "{title}", "answer_schema": schema})
+    assert (copy.template.columns, list(copy.json_schema["properties"])) == (("title",), ["b"])
