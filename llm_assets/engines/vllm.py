@@ -3,8 +3,6 @@
 import gc
 import importlib.metadata
 import importlib.util
-import json
-import math
 import os
 import resource
 import subprocess
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_assets.engines.settings import VllmSettings
+from llm_assets.engines.vllm_messages import completion, refusals, refused, sampling_params, structured_outputs
 from llm_assets.errors import ConfigError, EngineError, ModelError
 from llm_assets.prompts import ChatTokenizer, load_tokenizer
 from llm_assets.records import (
@@ -23,10 +22,8 @@ from llm_assets.records import (
     Completion,
     Constraint,
     EngineInfo,
-    FailureKind,
     GenerateText,
     Request,
-    ScoreTokens,
     Usage,
 )
 
@@ -103,13 +100,13 @@ class VllmEngine:
         from vllm.v1.structured_output.backend_xgrammar import validate_xgrammar_grammar
 
         backend = self._structured_outputs_config["backend"]
-        params = SamplingParams(structured_outputs=_structured_outputs(constraint))
+        params = SamplingParams(structured_outputs=structured_outputs(constraint))
         try:
             if backend == "xgrammar":
                 validate_xgrammar_grammar(params)
             elif backend == "guidance":
                 validate_guidance_grammar(params, tokenizer=None)
-        except _refusals() as error:
+        except refusals() as error:
             value = constraint.value if len(constraint.value) < 300 else f"{constraint.value[:300]}..."
             raise ConfigError(
                 f"The constraint compiler {backend} refuses this {constraint.kind}: {value}\nIt says: {error}\n"
@@ -183,11 +180,9 @@ class VllmEngine:
         """Hand a request to vLLM; yield its completion only if vLLM refuses it."""
         name = f"{self._runs}-{request.id}"
         try:
-            self._load().add_request(
-                name, {"prompt_token_ids": request.prompt_token_ids}, _sampling_params(request.ask)
-            )
-        except _refusals() as error:
-            yield _refused(request, error)
+            self._load().add_request(name, {"prompt_token_ids": request.prompt_token_ids}, sampling_params(request.ask))
+        except refusals() as error:
+            yield refused(request, error)
         else:
             in_flight[name] = request
 
@@ -200,7 +195,7 @@ class VllmEngine:
             raise EngineError(f"vLLM stopped: {type(error).__name__}: {error}") from error
         for output in outputs:
             if output.finished and (request := in_flight.pop(output.request_id, None)):
-                yield _completion(request, output)
+                yield completion(request, output)
 
     def _search_beams(self, requests: list[Request]) -> Iterator[Completion]:
         """Run beam searches, those with the same parameters together."""
@@ -218,9 +213,9 @@ class VllmEngine:
             prompts: Any = [{"prompt_token_ids": request.prompt_token_ids} for request in group]
             try:
                 outputs = self._llm.beam_search(prompts, params)
-            except _refusals() as error:
+            except refusals() as error:
                 if len(group) == 1:
-                    yield _refused(group[0], error)
+                    yield refused(group[0], error)
                 else:  # vLLM does not say which one it refuses
                     for request in group:
                         yield from self._search_beams([request])
@@ -365,86 +360,3 @@ def _device_and_memory() -> tuple[str, int | None]:
         return cards[0][0].strip(), max(int(used) for _, used in cards) * 2**20
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return "gpu", None
-
-
-def _structured_outputs(constraint: Constraint) -> Any:
-    from vllm.sampling_params import StructuredOutputsParams
-
-    match constraint.kind:
-        case "json":
-            return StructuredOutputsParams(json=json.loads(str(constraint.value)), disable_any_whitespace=True)
-        case "choice":
-            return StructuredOutputsParams(choice=list(constraint.value))
-        case "regex":
-            return StructuredOutputsParams(regex=str(constraint.value))
-        case "grammar":
-            return StructuredOutputsParams(grammar=str(constraint.value))
-
-
-def _sampling_params(ask: ScoreTokens | GenerateText | BeamSearch) -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
-
-    if isinstance(ask, ScoreTokens):
-        return SamplingParams(
-            temperature=0.0,
-            max_tokens=1,
-            logprob_token_ids=list(ask.token_ids),
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-    assert isinstance(ask, GenerateText)
-    arguments = dict(ask.sampling)
-    repetition: Any = arguments.get("repetition_detection")
-    if repetition is not None:
-        arguments["repetition_detection"] = RepetitionDetectionParams(**repetition)
-    if ask.constraint is not None:
-        arguments["structured_outputs"] = _structured_outputs(ask.constraint)
-    return SamplingParams(**arguments, output_kind=RequestOutputKind.FINAL_ONLY)  # pyright: ignore[reportArgumentType]
-
-
-def _refusals() -> tuple[type[Exception], ...]:
-    """What vLLM raises for a request that it cannot take. Its own error is a ValueError in some versions only."""
-    from vllm.exceptions import VLLMValidationError
-
-    return (ValueError, TypeError, VLLMValidationError)
-
-
-def _refused(request: Request, error: Exception) -> Completion:
-    return Completion(request.id, error=f"vLLM refused the request: {error}", error_kind=FailureKind.REFUSED_REQUEST)
-
-
-def _completion(request: Request, output: Any) -> Completion:
-    """Read a finished vLLM RequestOutput."""
-    usage = Usage(
-        prompt=len(request.prompt_token_ids),
-        cached=output.num_cached_tokens or 0,
-        output=sum(len(item.token_ids) for item in output.outputs),
-    )
-    stopped = [
-        item.finish_reason for item in output.outputs if item.finish_reason not in ("stop", "length", "repetition")
-    ]
-    if stopped:
-        return Completion(request.id, error=f"vLLM ended the request with {stopped[0]!r}.", usage=usage)
-    if isinstance(request.ask, ScoreTokens):
-        first = output.outputs[0].logprobs[0]
-        return Completion(request.id, scores={token_id: item.logprob for token_id, item in first.items()}, usage=usage)
-    assert isinstance(request.ask, GenerateText)
-    with_top = bool(request.ask.sampling.get("logprobs"))
-    candidates = tuple(_candidate(item, with_top) for item in output.outputs)
-    return Completion(request.id, candidates, usage=usage)
-
-
-def _candidate(item: Any, with_top: bool) -> Candidate:
-    steps = item.logprobs or []
-    return Candidate(
-        text=item.text,
-        token_ids=tuple(item.token_ids),
-        finish_reason=item.finish_reason,
-        logprobs=tuple(step[token_id].logprob for token_id, step in zip(item.token_ids, steps, strict=True)),
-        top_logprobs=tuple(_finite(step) for step in steps) if with_top else (),
-    )
-
-
-def _finite(step: Any) -> dict[int, float]:
-    return {token_id: entry.logprob for token_id, entry in step.items() if math.isfinite(entry.logprob)}

@@ -168,8 +168,9 @@ class Task(BaseModel, ABC):
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         copy = super().model_copy(update=update, deep=deep)
-        for name in copy.__dict__.keys() - type(copy).model_fields.keys():
-            del copy.__dict__[name]  # what was derived from the original's settings
+        values = vars(copy)
+        for name in values.keys() - type(copy).model_fields.keys():
+            del values[name]  # what was derived from the original's settings
         return copy
 
     @property

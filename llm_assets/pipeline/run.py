@@ -1,195 +1,25 @@
-"""Run one partition of one table for a set of tasks: read, compare, ask, parse, write."""
+"""One run over some partitions: every row read finds exactly one outcome."""
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from llm_assets.engines import Engine
-from llm_assets.errors import AccountingError, ConfigError
+from llm_assets.errors import AccountingError
+from llm_assets.pipeline.accounting import Counts, PartitionResult, Progress, ProgressListener, Stopwatch
 from llm_assets.prompts.text import content_hash
 from llm_assets.records import Answer, Completion, Failure, FailureKind, Key, Partition, Request, Row
-from llm_assets.tables import AnswerToWrite, Batch, Database, FailureToWrite, Output, Source, SourceTable, Store
-from llm_assets.tasks import PROVENANCE_COLUMNS, Plan, Task
+from llm_assets.tables import AnswerToWrite, Batch, FailureToWrite
+from llm_assets.tasks import Plan, Task
+
+if TYPE_CHECKING:
+    from llm_assets.pipeline.pipeline import Pipeline
 
 MAX_ATTEMPTS = 3
 """How often a row is asked in vain, when asking again may help."""
-
-
-class PipelineSettings(BaseModel):
-    """How rows are worked through."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    commit_rows: int = Field(default=200, ge=1, description="Commit when this many answers are ready ...")
-    commit_seconds: float = Field(default=5.0, gt=0, description="... or when this many seconds have passed.")
-    full_refresh: bool = Field(default=False, description="Ask about every row again, answered or not.")
-    output_schema: str | None = Field(default=None, description="Database schema of the output tables.")
-
-
-@dataclass(slots=True)
-class Counts:
-    """What became of the rows of one task and partition. Every row read is one of the next four."""
-
-    rows_read: int = 0
-    rows_answered: int = 0
-    rows_reused: int = 0
-    rows_skipped: int = 0
-    rows_failed: int = 0
-    rows_removed: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
-
-    @property
-    def rows_done(self) -> int:
-        """Rows that have found their outcome."""
-        return self.rows_answered + self.rows_reused + self.rows_skipped + self.rows_failed
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is. Rows count once for each task; `seconds` are since the run began to ask."""
-
-    rows_done: int
-    rows_total: int
-    partitions_done: int
-    partitions_total: int
-    seconds: float
-
-    @property
-    def rows_per_second(self) -> float:
-        """Rows that found their outcome per second."""
-        return self.rows_done / self.seconds if self.seconds else 0.0
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Seconds until the run is done at this pace; None before the first row."""
-        return (self.rows_total - self.rows_done) / self.rows_per_second if self.rows_done else None
-
-
-@dataclass(frozen=True, slots=True)
-class PartitionResult:
-    """What a run did to one partition, by task. `seconds` are by stage."""
-
-    partition_key: str
-    counts: Mapping[str, Counts]
-    seconds: Mapping[str, float]
-    started_at: datetime
-    finished_at: datetime
-
-
-ProgressListener = Callable[[Progress], None]
-
-
-class Stopwatch:
-    """Seconds by stage. A stage inside another one does not count for the outer one."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._stages: list[str] = []
-        self._since = time.perf_counter()
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        self._turn()
-        self._stages.append(stage)
-        try:
-            yield
-        finally:
-            self._turn()
-            self._stages.pop()
-
-    def _turn(self) -> None:
-        now = time.perf_counter()
-        if self._stages:
-            self.seconds[self._stages[-1]] += now - self._since
-        self._since = now
-
-
-class Pipeline:
-    """A source table, its tasks, and the engine and output tables they share. Checked before any model is loaded.
-
-    Raises:
-        LLMAssetsError: a setting, a database, the source or an output table is not as it must be.
-    """
-
-    def __init__(
-        self,
-        source: Source,
-        tasks: Sequence[Task],
-        engine: Engine,
-        source_database: Database,
-        output_database: Database,
-        partition_column: str | None = None,
-        settings: PipelineSettings | None = None,
-    ) -> None:
-        names = [task.name for task in tasks]
-        for name in names:
-            if names.count(name) > 1:
-                raise ConfigError(
-                    f"Two tasks are named {name!r}. Each task has an output table; give them different names."
-                )
-        self.tasks = tuple(tasks)
-        self.engine = engine
-        self.settings = settings or PipelineSettings()
-        for database in dict.fromkeys((source_database, output_database)):
-            database.check()
-        columns = dict.fromkeys(column for task in tasks for column in task.template.columns)
-        self.source = SourceTable(source_database, source, tuple(columns), partition_column)
-        for name in self.source.key_columns:
-            if name.lower() in PROVENANCE_COLUMNS:
-                raise ConfigError(
-                    f"The key column {name!r} of {source.name!r} has the name of a column that every answer has. Give "
-                    f"it another name in a view, and read that. Taken are {', '.join(PROVENANCE_COLUMNS)}."
-                )
-        outputs = [
-            Output(task.name, output_table_name(source, task), task.columns, f"{type(task).__name__} of {source.name}.")
-            for task in tasks
-        ]
-        self.store = Store(output_database, self.source, outputs, self.settings.output_schema)
-        self.store.prepare()
-        self.fingerprints = {task.name: task.fingerprint(engine.identity) for task in tasks}
-        self._plans: dict[str, Plan] | None = None
-
-    def plans(self) -> dict[str, Plan]:
-        """Return the tasks made ready for the engine's model, by name; made once, without loading the model."""
-        if self._plans is None:
-            for task in self.tasks:
-                if task.constraint is not None:
-                    self.engine.check(task.constraint)
-            length = self.engine.max_model_len
-            self._plans = {task.name: task.plan(self.engine.tokenizer, length) for task in self.tasks}
-        return self._plans
-
-    def run(self, partition: Partition, run_id: str, listener: ProgressListener | None = None) -> PartitionResult:
-        """Bring one partition's answers up to date; see `run_all`."""
-        [result] = self.run_all([partition], run_id, listener)
-        return result
-
-    def run_all(
-        self, partitions: Sequence[Partition], run_id: str, listener: ProgressListener | None = None
-    ) -> Iterator[PartitionResult]:
-        """Bring partitions' answers up to date and yield what was done to each as it is complete.
-
-        All partitions share one queue of the engine, which is loaded only if a row must be asked. Answers are committed
-        while it runs; whatever stops the run, they stay.
-
-        Raises:
-            SourceError: a key in a partition is NULL or stands twice.
-            AccountingError: the engine lost, doubled or invented a request.
-        """
-        return _Run(self, partitions, run_id, listener).results()
-
-
-def output_table_name(source: Source, task: Task) -> str:
-    """Return the name of a task's output table."""
-    return f"{source.output_prefix}_{task.name}"
 
 
 @dataclass(slots=True, eq=False)
@@ -227,11 +57,11 @@ class _Question:
     completions: dict[int, Completion] = field(default_factory=dict)
 
 
-class _Run:
+class Run:
     """The state of one run over some partitions."""
 
     def __init__(
-        self, pipeline: Pipeline, partitions: Sequence[Partition], run_id: str, listener: ProgressListener | None
+        self, pipeline: "Pipeline", partitions: Sequence[Partition], run_id: str, listener: ProgressListener | None
     ) -> None:
         self.pipeline = pipeline
         self.run_id = run_id

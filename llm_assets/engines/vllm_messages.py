@@ -1,0 +1,103 @@
+"""Requests in vLLM's words, and vLLM's outputs as completions."""
+
+import json
+import math
+from typing import Any
+
+from llm_assets.records import (
+    BeamSearch,
+    Candidate,
+    Completion,
+    Constraint,
+    FailureKind,
+    GenerateText,
+    Request,
+    ScoreTokens,
+    Usage,
+)
+
+
+def structured_outputs(constraint: Constraint) -> Any:
+    """Return vLLM's StructuredOutputsParams for a constraint."""
+    from vllm.sampling_params import StructuredOutputsParams
+
+    match constraint.kind:
+        case "json":
+            return StructuredOutputsParams(json=json.loads(str(constraint.value)), disable_any_whitespace=True)
+        case "choice":
+            return StructuredOutputsParams(choice=list(constraint.value))
+        case "regex":
+            return StructuredOutputsParams(regex=str(constraint.value))
+        case "grammar":
+            return StructuredOutputsParams(grammar=str(constraint.value))
+
+
+def sampling_params(ask: ScoreTokens | GenerateText | BeamSearch) -> Any:
+    """Return vLLM's SamplingParams for what a request asks; a beam search has none."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
+
+    if isinstance(ask, ScoreTokens):
+        return SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            logprob_token_ids=list(ask.token_ids),
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+    assert isinstance(ask, GenerateText)
+    arguments = dict(ask.sampling)
+    repetition: Any = arguments.get("repetition_detection")
+    if repetition is not None:
+        arguments["repetition_detection"] = RepetitionDetectionParams(**repetition)
+    if ask.constraint is not None:
+        arguments["structured_outputs"] = structured_outputs(ask.constraint)
+    return SamplingParams(**arguments, output_kind=RequestOutputKind.FINAL_ONLY)  # pyright: ignore[reportArgumentType]
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises for a request that it cannot take. Its own error is a ValueError in some versions only."""
+    from vllm.exceptions import VLLMValidationError
+
+    return (ValueError, TypeError, VLLMValidationError)
+
+
+def refused(request: Request, error: Exception) -> Completion:
+    """Return the completion of a request that vLLM does not take."""
+    return Completion(request.id, error=f"vLLM refused the request: {error}", error_kind=FailureKind.REFUSED_REQUEST)
+
+
+def completion(request: Request, output: Any) -> Completion:
+    """Read a finished vLLM RequestOutput."""
+    usage = Usage(
+        prompt=len(request.prompt_token_ids),
+        cached=output.num_cached_tokens or 0,
+        output=sum(len(item.token_ids) for item in output.outputs),
+    )
+    stopped = [
+        item.finish_reason for item in output.outputs if item.finish_reason not in ("stop", "length", "repetition")
+    ]
+    if stopped:
+        return Completion(request.id, error=f"vLLM ended the request with {stopped[0]!r}.", usage=usage)
+    if isinstance(request.ask, ScoreTokens):
+        first = output.outputs[0].logprobs[0]
+        return Completion(request.id, scores={token_id: item.logprob for token_id, item in first.items()}, usage=usage)
+    assert isinstance(request.ask, GenerateText)
+    with_top = bool(request.ask.sampling.get("logprobs"))
+    candidates = tuple(_candidate(item, with_top) for item in output.outputs)
+    return Completion(request.id, candidates, usage=usage)
+
+
+def _candidate(item: Any, with_top: bool) -> Candidate:
+    steps = item.logprobs or []
+    return Candidate(
+        text=item.text,
+        token_ids=tuple(item.token_ids),
+        finish_reason=item.finish_reason,
+        logprobs=tuple(step[token_id].logprob for token_id, step in zip(item.token_ids, steps, strict=True)),
+        top_logprobs=tuple(_finite(step) for step in steps) if with_top else (),
+    )
+
+
+def _finite(step: Any) -> dict[int, float]:
+    return {token_id: entry.logprob for token_id, entry in step.items() if math.isfinite(entry.logprob)}

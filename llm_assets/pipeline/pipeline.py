@@ -1,0 +1,104 @@
+"""A source table with its tasks, engine and output tables, checked before any model is loaded."""
+
+from collections.abc import Iterator, Sequence
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llm_assets.engines import Engine
+from llm_assets.errors import ConfigError
+from llm_assets.pipeline.accounting import PartitionResult, ProgressListener
+from llm_assets.pipeline.run import Run
+from llm_assets.records import Partition
+from llm_assets.tables import Database, Output, Source, SourceTable, Store
+from llm_assets.tasks import PROVENANCE_COLUMNS, Plan, Task
+
+
+class PipelineSettings(BaseModel):
+    """How rows are worked through."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    commit_rows: int = Field(default=200, ge=1, description="Commit when this many answers are ready ...")
+    commit_seconds: float = Field(default=5.0, gt=0, description="... or when this many seconds have passed.")
+    full_refresh: bool = Field(default=False, description="Ask about every row again, answered or not.")
+    output_schema: str | None = Field(default=None, description="Database schema of the output tables.")
+
+
+class Pipeline:
+    """A source table, its tasks, and the engine and output tables they share. Checked before any model is loaded.
+
+    Raises:
+        LLMAssetsError: a setting, a database, the source or an output table is not as it must be.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        tasks: Sequence[Task],
+        engine: Engine,
+        source_database: Database,
+        output_database: Database,
+        partition_column: str | None = None,
+        settings: PipelineSettings | None = None,
+    ) -> None:
+        names = [task.name for task in tasks]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(
+                    f"Two tasks are named {name!r}. Each task has an output table; give them different names."
+                )
+        self.tasks = tuple(tasks)
+        self.engine = engine
+        self.settings = settings or PipelineSettings()
+        for database in dict.fromkeys((source_database, output_database)):
+            database.check()
+        columns = dict.fromkeys(column for task in tasks for column in task.template.columns)
+        self.source = SourceTable(source_database, source, tuple(columns), partition_column)
+        for name in self.source.key_columns:
+            if name.lower() in PROVENANCE_COLUMNS:
+                raise ConfigError(
+                    f"The key column {name!r} of {source.name!r} has the name of a column that every answer has. Give "
+                    f"it another name in a view, and read that. Taken are {', '.join(PROVENANCE_COLUMNS)}."
+                )
+        outputs = [
+            Output(task.name, output_table_name(source, task), task.columns, f"{type(task).__name__} of {source.name}.")
+            for task in tasks
+        ]
+        self.store = Store(output_database, self.source, outputs, self.settings.output_schema)
+        self.store.prepare()
+        self.fingerprints = {task.name: task.fingerprint(engine.identity) for task in tasks}
+        self._plans: dict[str, Plan] | None = None
+
+    def plans(self) -> dict[str, Plan]:
+        """Return the tasks made ready for the engine's model, by name; made once, without loading the model."""
+        if self._plans is None:
+            for task in self.tasks:
+                if task.constraint is not None:
+                    self.engine.check(task.constraint)
+            length = self.engine.max_model_len
+            self._plans = {task.name: task.plan(self.engine.tokenizer, length) for task in self.tasks}
+        return self._plans
+
+    def run(self, partition: Partition, run_id: str, listener: ProgressListener | None = None) -> PartitionResult:
+        """Bring one partition's answers up to date; see `run_all`."""
+        [result] = self.run_all([partition], run_id, listener)
+        return result
+
+    def run_all(
+        self, partitions: Sequence[Partition], run_id: str, listener: ProgressListener | None = None
+    ) -> Iterator[PartitionResult]:
+        """Bring partitions' answers up to date and yield what was done to each as it is complete.
+
+        All partitions share one queue of the engine, which is loaded only if a row must be asked. Answers are committed
+        while it runs; whatever stops the run, they stay.
+
+        Raises:
+            SourceError: a key in a partition is NULL or stands twice.
+            AccountingError: the engine lost, doubled or invented a request.
+        """
+        return Run(self, partitions, run_id, listener).results()
+
+
+def output_table_name(source: Source, task: Task) -> str:
+    """Return the name of a task's output table."""
+    return f"{source.output_prefix}_{task.name}"
