@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -148,7 +149,7 @@ def _throughput(connection: sa.Connection, tables: sa.MetaData, run_id: str) -> 
     sums = [t.c.rows_read, t.c.rows_answered, t.c.rows_reused, t.c.rows_skipped, t.c.rows_failed]
     tokens = [t.c.prompt_tokens, t.c.cached_tokens, t.c.output_tokens]
     query = sa.select(t.c.task, *(sa.func.sum(column) for column in (*sums, *tokens))).where(t.c.run_id == run_id)
-    shown = Table(title=f"Run {run_id} (table llm_throughput)")
+    shown = Table(title=f"Run {run_id} (table llm_throughput)", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("task", "read", "asked", "reused", "same", "failed", "prompt", "cached", "output"):
         shown.add_column(name, justify="left" if name == "task" else "right", no_wrap=True)
     answered = all_tokens = 0

@@ -47,7 +47,7 @@ class Source(BaseModel):
     @property
     def output_prefix(self) -> str:
         """What the names of output tables begin with."""
-        return re.sub(r"\W", "_", self.table)
+        return output_prefix(self.table)
 
 
 class SourceTable:
@@ -236,6 +236,11 @@ def _between_in_sqlite(column: sa.ColumnElement[Any], start: datetime, end: date
 
     has_offset = sa.or_(column.like("%Z"), column.op("GLOB")("*[+-][0-9][0-9]:[0-9][0-9]"))
     return sa.case((has_offset, between(start.astimezone(UTC), end.astimezone(UTC))), else_=between(start, end))
+
+
+def output_prefix(table: str) -> str:
+    """Return what the names of a table's output tables begin with: its name, as an identifier."""
+    return re.sub(r"\W", "_", table)
 
 
 def matches(columns: Sequence[sa.ColumnElement[Any]], keys: Sequence[Key]) -> sa.ColumnElement[bool]:

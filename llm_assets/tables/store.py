@@ -14,7 +14,7 @@ from llm_assets.records import Answer, Column, Failure, Key
 from llm_assets.tables.columns import clean, from_json, key_text, to_json, upsert
 from llm_assets.tables.database import OUTPUT_DIALECTS, Database, reason_of
 from llm_assets.tables.layout import failures_table, ledger_table, results_table, throughput_table
-from llm_assets.tables.source import CHUNK_ROWS, SourceTable, after, matches
+from llm_assets.tables.source import CHUNK_ROWS, SourceTable, after, matches, output_prefix
 
 POSTGRES_NAME_BYTES = 63
 
@@ -142,6 +142,8 @@ class Store:
                     f"{', '.join(inspector.get_schema_names())}."
                 )
             existing = set(inspector.get_table_names(schema))
+            if self._throughput.name in existing:
+                self._check_owner(connection)
             for table in self._metadata.sorted_tables:
                 if table.name in existing:
                     found = {column["name"] for column in inspector.get_columns(table.name, schema=schema)}
@@ -155,6 +157,19 @@ class Store:
                     f"The output tables cannot be made in {self.database.name}: {reason_of(error)}. Give the role the "
                     "right to make tables there, as sql/roles/postgres.sql does."
                 ) from None
+
+    def _check_owner(self, connection: sa.Connection) -> None:
+        """Raise an OutputTableError if another source writes to the same tables: each would remove the other's rows."""
+        mine, table = self._source.source, self._throughput
+        query = sa.select(table.c.source).distinct().where(table.c.task.in_(self._results), table.c.source != mine.name)
+        for other in connection.execute(query).scalars():
+            # A source stands there as table, or as schema.table.
+            if mine.output_prefix in (output_prefix(other), output_prefix(other.partition(".")[2])):
+                names = ", ".join(output.name for output in self._results.values())
+                raise OutputTableError(
+                    f"The output tables {names} hold the answers of the source {other!r}, and {mine.name!r} would "
+                    "write to them too. Set output_schema, name the tasks otherwise, or read one through a view."
+                )
 
     def table_name(self, task: str) -> str:
         """Return the full name of a task's output table."""

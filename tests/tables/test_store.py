@@ -314,3 +314,14 @@ def test_log_probabilities_are_stored_for_each_token(shop: Shop) -> None:
     assert "".join(item["token"] for item in row["logprobs"]) == row["answer"]
     # The dummy engine gives every token a probability of 0.9.
     assert {round(math.exp(item["logprob"]), 6) for item in row["logprobs"]} == {0.9}
+
+
+def test_two_sources_cannot_write_to_the_same_output_tables(shop: Shop) -> None:
+    for name in ("a b", "a_b"):
+        shop.execute(f'CREATE TABLE "{name}" (id INTEGER PRIMARY KEY, text TEXT)')
+        shop.insert(name, [{"id": 1, "text": name}])
+    shop.run(source=Source(table="a b"))
+    with pytest.raises(OutputTableError, match=r"a_b_sentiment hold the answers of the source 'a b', and 'a_b' would"):
+        shop.pipeline(source=Source(table="a_b"))
+    assert shop.column("SELECT count(*) FROM a_b_sentiment") == [1]
+    shop.run(source=Source(table="a b"))
