@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from llm_assets.errors import AccountingError, EngineError
+from llm_assets.errors import AccountingError, EngineError, FailureThresholdError
 from llm_assets.pipeline import MAX_ATTEMPTS
-from llm_assets.records import FailureKind
+from llm_assets.records import Completion, FailureKind, GenerateText, Request
+from llm_assets.sampling import Sampling
 from llm_assets.tasks import Extract
 from tests.tables.shop import NOTE, SENTIMENT, FaultyEngine, RecordingEngine, Shop, changed, day, only, outcomes
 
@@ -105,7 +106,8 @@ def test_a_failure_that_would_come_again_is_not_asked_again(shop: Shop, kind: Fa
     engine = FaultyEngine(errors={"a": kind})
     for _ in range(3):
         assert only(shop.run(NOTE, engine=engine)).rows_failed == 1
-    assert engine.texts == ["a"]
+    # An answer that was cut off is asked for twice in the run, with more room, and then no more.
+    assert engine.texts == ["a"] * (2 if kind is FailureKind.TRUNCATED else 1)
     assert shop.rows("SELECT kind, attempts, run_id FROM llm_failures") == [(str(kind), 1, "run-3")]
 
 
@@ -166,3 +168,70 @@ def test_an_invented_completion_is_an_error(shop: Shop) -> None:
     shop.add(["a"])
     with pytest.raises(AccountingError, match="answered request 7"):
         shop.run(engine=Inventing())
+
+
+PRICE = Extract(
+    name="price",
+    schema={"type": "object", "properties": {"price": {"type": "integer"}}, "required": ["price"]},
+    sampling=Sampling(max_tokens=10),
+)
+
+
+class NarrowEngine(RecordingEngine):
+    """Cuts off what it was not given `tokens` tokens for."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+    def answer(self, request: Request) -> Completion:
+        completion = super().answer(request)
+        assert isinstance(request.ask, GenerateText)
+        if request.ask.sampling["max_tokens"] >= self.tokens:
+            return completion
+        cut = tuple(replace(item, text=item.text[:5], finish_reason="length") for item in completion.candidates)
+        return replace(completion, candidates=cut)
+
+
+def test_an_answer_that_was_cut_off_gets_more_room_once(shop: Shop) -> None:
+    shop.add(["a", "a", "b"])
+    engine = NarrowEngine(40)
+    counts = only(shop.run(PRICE, engine=engine))
+    assert outcomes(counts) == (2, 1, 0, 0)
+    assert sorted(engine.texts) == ["a", "a", "b", "b"]
+    assert engine.runs == 2
+    assert shop.column("SELECT count(*) FROM reviews_price WHERE price IS NOT NULL") == [3]
+
+
+def test_an_answer_that_is_cut_off_with_more_room_too_fails(shop: Shop) -> None:
+    shop.add(["a"])
+    engine = NarrowEngine(41)
+    assert only(shop.run(PRICE, engine=engine)).rows_failed == 1
+    assert engine.texts == ["a", "a"]
+    [(kind, raw_output, attempts)] = shop.rows("SELECT kind, raw_output, attempts FROM llm_failures")
+    assert (kind, len(raw_output), attempts) == ("truncated", 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"max_failed_share": 0.4}, "max_failed_share=0.4"),
+        ({"max_failed_rows": 1}, "max_failed_rows=1"),
+        ({"max_failed_share": 0.0, "max_failed_rows": 0}, "max_failed_share=0 and max_failed_rows=0"),
+    ],
+)
+def test_a_run_fails_when_more_failed_than_is_accepted_and_keeps_its_answers(
+    shop: Shop, settings: dict[str, float], named: str
+) -> None:
+    shop.add(["a", "", None, "b"])
+    with pytest.raises(FailureThresholdError) as caught:
+        shop.run(NOTE, **settings)
+    assert f"2 of 4 answers failed (empty_text: 2), more than {named} accepts" in str(caught.value)
+    assert shop.column("SELECT count(*) FROM reviews_note") == [2]
+    assert shop.column("SELECT count(*) FROM llm_throughput") == [1]
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_failed_share": 0.5}, {"max_failed_rows": 2}])
+def test_a_run_succeeds_when_no_more_failed_than_is_accepted(shop: Shop, settings: dict[str, float]) -> None:
+    shop.add(["a", "", None, "b"])
+    assert only(shop.run(NOTE, **settings)).rows_failed == 2

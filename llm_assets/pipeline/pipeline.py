@@ -21,6 +21,12 @@ class PipelineSettings(BaseModel):
     commit_rows: int = Field(default=200, ge=1, description="Commit when this many answers are ready ...")
     commit_seconds: float = Field(default=5.0, gt=0, description="... or when this many seconds have passed.")
     full_refresh: bool = Field(default=False, description="Ask about every row again, answered or not.")
+    max_failed_share: float | None = Field(
+        default=None, ge=0, le=1, description="Fail the run at its end if a larger share of the answers failed."
+    )
+    max_failed_rows: int | None = Field(
+        default=None, ge=0, description="Fail the run at its end if more answers failed, counted once for each task."
+    )
     output_schema: str | None = Field(default=None, description="Database schema of the output tables.")
 
 
@@ -95,6 +101,7 @@ class Pipeline:
         Raises:
             SourceError: a key in a partition is NULL or stands twice.
             AccountingError: the engine lost, doubled or invented a request.
+            FailureThresholdError: more failed than the settings accept; everything else is committed.
         """
         return Run(self, partitions, run_id, listener).results()
 

@@ -1,14 +1,14 @@
 """One run over some partitions: every row read finds exactly one outcome."""
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from llm_assets.errors import AccountingError
+from llm_assets.errors import AccountingError, FailureThresholdError
 from llm_assets.pipeline.accounting import Counts, PartitionResult, Progress, ProgressListener, Stopwatch
 from llm_assets.prompts.text import content_hash
 from llm_assets.records import Answer, Completion, Failure, FailureKind, Key, Partition, Request, Row
@@ -17,6 +17,9 @@ from llm_assets.tasks import Plan, Task
 
 if TYPE_CHECKING:
     from llm_assets.pipeline.pipeline import Pipeline
+
+SECOND_TRY_ROOM = 4
+"""How many times the tokens an answer gets that was cut off. One that needs more is a failure."""
 
 MAX_ATTEMPTS = 3
 """How often a row is asked in vain, when asking again may help."""
@@ -54,6 +57,8 @@ class _Question:
     text: str
     hash: str
     rows: list[_Row]
+    is_second_try: bool = False
+    """Whether the answer was cut off and is now given more room."""
     completions: dict[int, Completion] = field(default_factory=dict)
 
 
@@ -80,6 +85,9 @@ class Run:
         self._shared: dict[str, float] = defaultdict(float)
         """Seconds by stage that have been shared out among the partitions."""
         self._ready: list[_Slice] = []
+        self._again: list[_Question] = []
+        """Questions whose answer was cut off."""
+        self._failures: Counter[str] = Counter()
         self._complete = 0
         self._next_id = 0
         self._pending: dict[int, tuple[_Question, int]] = {}
@@ -100,13 +108,16 @@ class Run:
             with self.watch("load"):
                 self.pipeline.engine.load()
             self._pending[first.id][0].rows[0].slice.seconds["load"] = self.watch.seconds.pop("load")
-            stream = self.pipeline.engine.run(chain([first], requests))
-            while (completion := self._wait(stream)) is not None:
-                self._receive(completion)
-                yield from self._finish_ready()
+            stream: Iterator[Completion] | None = self.pipeline.engine.run(chain([first], requests))
+            while stream is not None:
+                while (completion := self._wait(stream)) is not None:
+                    self._receive(completion)
+                    yield from self._finish_ready()
+                stream = self.pipeline.engine.run(self._requests_again()) if self._again else None
         if self._pending:
             raise AccountingError(f"The engine ended without answering {len(self._pending)} requests.")
         yield from self._finish_ready()
+        self._check_failures()
 
     def _wait(self, stream: Iterator[Completion]) -> Completion | None:
         with self.watch("generate"):
@@ -249,8 +260,21 @@ class Run:
         if task.reusable:
             self._asked[name] = question
         self._open(question.rows)
+        return self._numbered(question, plan, text_token_ids)
+
+    def _requests_again(self) -> Iterator[Request]:
+        """Yield the requests of answers that were cut off, with more room."""
+        with self.watch("prompt"):
+            questions, self._again = self._again, []
+            token_ids = self.pipeline.engine.tokenizer.encode_literal([question.text for question in questions])
+        for question, ids in zip(questions, token_ids, strict=True):
+            yield from self._numbered(question, self.pipeline.plans()[question.task.name], ids)
+
+    def _numbered(self, question: _Question, plan: Plan, text_token_ids: list[int]) -> list[Request]:
+        """Return a question's requests, known by their ids from now on."""
+        room = SECOND_TRY_ROOM if question.is_second_try else 1
         requests = []
-        for index, (prompt, ask) in enumerate(plan.requests(text_token_ids)):
+        for index, (prompt, ask) in enumerate(plan.requests(text_token_ids, room)):
             self._pending[self._next_id] = (question, index)
             requests.append(Request(self._next_id, prompt, ask))
             self._next_id += 1
@@ -275,8 +299,13 @@ class Run:
         if len(question.completions) < len(plan.queries):
             return
         name = (task.name, question.hash)
-        self._asked.pop(name, None)
         answer = plan.answer([question.completions[i] for i in range(len(plan.queries))])
+        if isinstance(answer, Failure) and answer.kind is FailureKind.TRUNCATED and not question.is_second_try:
+            question.is_second_try = True
+            question.completions.clear()
+            self._again.append(question)
+            return
+        self._asked.pop(name, None)
         if isinstance(answer, Failure):
             for row in question.rows:
                 self._fail(task, row, question.hash, answer)
@@ -315,11 +344,28 @@ class Run:
 
     def _fail(self, task: Task, row: _Row, digest: str, failure: Failure) -> None:
         row.slice.counts[task.name].rows_failed += 1
+        self._failures[str(failure.kind)] += 1
         self._done += 1
         fingerprint = self.pipeline.fingerprints[task.name]
         self.batch.failures.append(
             FailureToWrite(task.name, row.key, row.slice.partition.key, fingerprint, digest, failure, row.attempts + 1)
         )
+
+    def _check_failures(self) -> None:
+        """Raise a FailureThresholdError if more failed than the settings accept; all that was done is committed."""
+        settings, failed = self.settings, self._failures.total()
+        read = sum(counts.rows_read for part in self.slices for counts in part.counts.values())
+        limits = []
+        if settings.max_failed_share is not None and failed > settings.max_failed_share * read:
+            limits.append(f"max_failed_share={settings.max_failed_share:g}")
+        if settings.max_failed_rows is not None and failed > settings.max_failed_rows:
+            limits.append(f"max_failed_rows={settings.max_failed_rows}")
+        if limits:
+            kinds = ", ".join(f"{kind}: {count}" for kind, count in self._failures.most_common())
+            raise FailureThresholdError(
+                f"{failed} of {read} answers failed ({kinds}), more than {' and '.join(limits)} accepts. "
+                "All other answers are in their tables; llm_failures has the reasons."
+            )
 
     def _commit(self) -> None:
         self._committed = time.monotonic()

@@ -6,7 +6,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -102,10 +102,15 @@ class Plan(ABC):
                 pass
         return len(query.answer_prefix) + limit
 
-    def requests(self, text_token_ids: list[int]) -> list[tuple[list[int], ScoreTokens | GenerateText | BeamSearch]]:
-        """Return the prompts of one text with what to ask after each, in the order of `queries`."""
+    def requests(
+        self, text_token_ids: list[int], room: int = 1
+    ) -> list[tuple[list[int], ScoreTokens | GenerateText | BeamSearch]]:
+        """Return the prompts of one text with what to ask after each, in the order of `queries`.
+
+        A generated answer may have `room` times the tokens that the task allows.
+        """
         prompt = self.prompt.build(fit(text_token_ids, self.max_text_tokens, self._marker))
-        return [([*prompt, *query.answer_prefix], query.ask) for query in self.queries]
+        return [([*prompt, *query.answer_prefix], _with_room(query.ask, room)) for query in self.queries]
 
     def is_too_long(self, text_token_ids: list[int]) -> bool:
         """Whether the text must be failed, because it does not fit and the task does not cut."""
@@ -130,6 +135,12 @@ class Plan(ABC):
     @abstractmethod
     def read(self, completions: Sequence[Completion]) -> tuple[dict[str, object], str] | Failure:
         """Return the task's columns and the finish reason, or why there is no answer."""
+
+
+def _with_room(ask: ScoreTokens | GenerateText | BeamSearch, room: int) -> ScoreTokens | GenerateText | BeamSearch:
+    if room == 1 or not isinstance(ask, GenerateText):
+        return ask
+    return replace(ask, sampling={**ask.sampling, "max_tokens": room * int(str(ask.sampling["max_tokens"]))})
 
 
 class Task(BaseModel, ABC):
