@@ -4,7 +4,7 @@ Both sides get the same rows, prompts and loaded model, and take turns; the pref
 baseline is what vLLM's lesson on batch inference shows: prompts as text, one `LLM.generate` call for each 64 rows,
 answers constrained to the labels, no database.
 
-    python -m benchmarks.choice [--rows 128] [--rounds 3] [--model DIRECTORY]
+    python -m benchmarks.choice [--rows 128] [--rounds 3] [--model DIRECTORY [--load-format dummy]]
 """
 
 import argparse
@@ -23,7 +23,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--model")
+    parser.add_argument("--model", help="directory of a model; the demo's if not given")
+    parser.add_argument("--load-format", default="auto", help="dummy: random weights, for speed alone")
     arguments = parser.parse_args()
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
@@ -32,7 +33,8 @@ def main() -> None:
     from llm_assets.engines import VllmEngine, VllmSettings
 
     model = arguments.model or str(prepare_model(definitions.ROOT / MODEL_DIRECTORY))
-    engine = VllmEngine(VllmSettings(model=model, max_model_len=2048))
+    settings = VllmSettings(model=model, max_model_len=2048, load_format=arguments.load_format)
+    engine = VllmEngine(settings)
     engine.load()
     task = definitions.TASKS[0]
     texts = demo_texts(definitions.ROOT, arguments.rows)
@@ -47,15 +49,25 @@ def main() -> None:
     speed = {side: round(len(texts) / statistics.median(values), 2) for side, values in seconds.items()}
     ratio = round(statistics.median(b / p for p, b in zip(seconds["pipeline"], seconds["batches"], strict=True)), 2)
     print(f"The pipeline labels {ratio} times as many rows per second as batches of {BATCH}.")
-    print(json.dumps({"benchmark": "choice", "rows": len(texts), "rows_per_second": speed, "ratio": ratio}))
+    print(
+        json.dumps(
+            {
+                "benchmark": "choice",
+                "model": engine.info.model,
+                "rows": len(texts),
+                "rows_per_second": speed,
+                "ratio": ratio,
+            }
+        )
+    )
 
 
 def demo_texts(root: Path, count: int) -> list[str]:
-    """Return some of the demo's texts, without the very long one."""
+    """Return the demo's texts without the very long one, numbered and repeated until there are enough."""
     lines = (root / "sql" / "demo" / "reviews.jsonl").read_text(encoding="utf-8").splitlines()
     texts = [json.loads(line)["text"] for line in lines]
     usable = list(dict.fromkeys(text for text in texts if text and text.strip() and len(text) < 4000))
-    return usable[:count]
+    return [f"{number + 1}. {usable[number % len(usable)]}" for number in range(count)]
 
 
 def run_pipeline(engine: Any, task: Any, texts: list[str]) -> float:

@@ -1,6 +1,7 @@
 """The command line: argument parsing, and errors without a traceback."""
 
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -59,3 +60,19 @@ def ui(port: int, host: str) -> None:
     from llm_assets.demo.run import serve_ui
 
     serve_ui(Path.cwd(), host, port)
+
+
+@main.command()
+@click.option("--url", envvar="LLM_ASSETS_DATABASE_URL", required=True, help="SQLAlchemy URL of the answers' database.")
+@click.option("--days", type=click.IntRange(min=0), required=True, help="Delete what is older than this many days.")
+@click.option("--schema", help="Schema of the output tables, when not the default one.")
+def prune(url: str, days: int, schema: str | None) -> None:
+    """Delete old entries of the ledger llm_answers. The answers in the output tables stay.
+
+    Give the URL in LLM_ASSETS_DATABASE_URL rather than on the command line, where others can read a password.
+    """
+    from llm_assets.tables import Database, prune_ledger
+
+    database = Database(url)
+    removed = prune_ledger(database, datetime.now(UTC) - timedelta(days=days), schema)
+    click.echo(f"{removed:,} answers older than {days} days removed from llm_answers in {database.name}.")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from llm_assets.errors import OutputTableError
+from llm_assets.errors import DatabaseError, OutputTableError
 from llm_assets.pipeline import Pipeline
-from llm_assets.tables import Database, Source
+from llm_assets.tables import Database, Source, prune_ledger
 from llm_assets.tasks import Extract, Generate
 from tests.tables.shop import NOTE, SENTIMENT, FaultyEngine, RecordingEngine, Shop, changed, day, only, outcomes
 
@@ -325,3 +325,21 @@ def test_two_sources_cannot_write_to_the_same_output_tables(shop: Shop) -> None:
         shop.pipeline(source=Source(table="a_b"))
     assert shop.column("SELECT count(*) FROM a_b_sentiment") == [1]
     shop.run(source=Source(table="a b"))
+
+
+def test_the_ledger_is_pruned_by_age_and_the_answers_stay(shop: Shop) -> None:
+    shop.add(["a", "b"])
+    shop.run()
+    [first, _] = shop.column("SELECT content_hash FROM llm_answers ORDER BY content_hash")
+    shop.execute(f"UPDATE llm_answers SET answered_at = '2026-01-01 00:00:00' WHERE content_hash = '{first}'")
+    assert prune_ledger(shop.database, datetime(2026, 6, 1, tzinfo=UTC)) == 1
+    assert first not in shop.column("SELECT content_hash FROM llm_answers")
+    assert shop.column("SELECT count(*) FROM reviews_sentiment") == [2]
+    engine = RecordingEngine()
+    shop.run(engine=engine)
+    assert engine.loads == 0
+
+
+def test_a_database_without_a_ledger_is_named_when_it_is_pruned(shop: Shop) -> None:
+    with pytest.raises(DatabaseError, match="There is no table 'llm_answers' in"):
+        prune_ledger(shop.database, datetime(2026, 6, 1, tzinfo=UTC))
