@@ -67,7 +67,7 @@ def materialization_metadata(pipeline: Pipeline, task: Task, result: PartitionRe
         f"{PREFIX}prompt_tokens": counts.prompt_tokens,
         f"{PREFIX}output_tokens": counts.output_tokens,
         f"{PREFIX}seconds": round(seconds, 2),
-        f"{PREFIX}model": pipeline.engine.info.model,
+        f"{PREFIX}model": pipeline.model,
         f"{PREFIX}fingerprint": pipeline.fingerprints[task.name],
     }
     if counts.rows_answered:

@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,9 @@ CPU_ENVIRONMENT = {"GOMP_SPINCOUNT": "1000"}
 those that they wait for, and the model runs several times slower."""
 
 
+MEASURE_SECONDS = 60.0
+
+
 class VllmEngine:
     """Runs a model with vLLM, loading it at the first request.
 
@@ -54,6 +58,7 @@ class VllmEngine:
         self.settings = settings
         self._llm: vllm.LLM | None = None
         self._runs = 0
+        self._measured: tuple[float, tuple[str, int | None]] | None = None
 
     @property
     def identity(self) -> str:
@@ -90,8 +95,15 @@ class VllmEngine:
     def info(self) -> EngineInfo:
         path = Path(self.settings.model).expanduser()
         name = path.name if path.is_dir() else self.settings.model
-        device, memory = _device_and_memory() if self._llm else ("", None)
+        device, memory = self._hardware() if self._llm else ("", None)
         return EngineInfo("vllm", name, self.settings.weights_revision, device, memory)
+
+    def _hardware(self) -> tuple[str, int | None]:
+        """The device and its memory in use, at most a minute old: the driver takes a while to answer."""
+        now = time.monotonic()
+        if self._measured is None or now - self._measured[0] > MEASURE_SECONDS:
+            self._measured = (now, _device_and_memory())
+        return self._measured[1]
 
     def check(self, constraint: Constraint) -> None:
         self._prepare_environment()
@@ -99,7 +111,7 @@ class VllmEngine:
         from vllm.v1.structured_output.backend_guidance import validate_guidance_grammar
         from vllm.v1.structured_output.backend_xgrammar import validate_xgrammar_grammar
 
-        backend = self._structured_outputs_config["backend"]
+        backend = self._structured_outputs_config.get("backend", "auto")
         params = SamplingParams(structured_outputs=structured_outputs(constraint))
         try:
             if backend == "xgrammar":

@@ -72,6 +72,7 @@ class Pipeline:
         ]
         self.store = Store(output_database, self.source, outputs, self.settings.output_schema)
         self.store.prepare()
+        self.model = engine.info.model
         self.fingerprints = {task.name: task.fingerprint(engine.identity) for task in tasks}
         self._plans: dict[str, Plan] | None = None
 

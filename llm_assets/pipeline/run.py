@@ -371,7 +371,7 @@ class Run:
         self._committed = time.monotonic()
         if len(self.batch):
             with self.watch("write"):
-                self.store.write(self.batch, self.pipeline.engine.info.model, self.run_id)
+                self.store.write(self.batch, self.pipeline.model, self.run_id)
             self.batch = Batch()
         self._report()
 
