@@ -130,16 +130,16 @@ def _failures(connection: sa.Connection, tables: sa.MetaData, source: Source) ->
     found = connection.execute(sa.select(*columns).where(failures.c.source == source.name).order_by(*columns)).all()
     if not found:
         return None
-    grouped: dict[tuple[str, str, str], list[str]] = {}
+    reasons: dict[tuple[str, str], dict[str, list[str]]] = {}
     for row_key, kind, message, task in found:
-        grouped.setdefault((row_key, kind, message), []).append(task)
-    shown = Table(title=f"{len(found)} answers failed (table llm_failures)")
-    for name in ("row", "kind", "tasks", "reason"):
+        reasons.setdefault((kind, message), {}).setdefault(row_key, []).append(task)
+    shown = Table(title=f"{len(found)} answers failed (table llm_failures)", show_lines=True)
+    for name in ("kind", "rows", "tasks", "reason"):
         shown.add_column(name)
-    for (row_key, kind, message), names in list(grouped.items())[:15]:
-        shown.add_row(literal(row_key), kind, ", ".join(names), literal(shorten(message, 120)))
-    if len(grouped) > 15:
-        shown.caption = f"and {len(grouped) - 15} more"
+    for (kind, message), rows in reasons.items():
+        names = ", ".join(list(rows)[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
+        tasks = ", ".join(sorted({task for names in rows.values() for task in names}))
+        shown.add_row(kind, literal(names), tasks, literal(shorten(message, 120)))
     return shown
 
 
