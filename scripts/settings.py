@@ -58,8 +58,7 @@ def render() -> str:
 
 def _factory() -> str:
     """The arguments of `build_llm_assets`, from its docstring."""
-    documented = dict(re.findall(r"^ {8}(\w+): (.+)$", inspect.getdoc(build_llm_assets) or "", re.M))
-    documented = documented or dict(re.findall(r"^ {4}(\w+): (.+)$", inspect.getdoc(build_llm_assets) or "", re.M))
+    documented = dict(re.findall(r"^ {4}(\w+): (.+)$", inspect.getdoc(build_llm_assets) or "", re.M))
     rows = []
     for name, parameter in inspect.signature(build_llm_assets).parameters.items():
         default = "required" if parameter.default is parameter.empty else f"`{parameter.default!r}`"
