@@ -1,5 +1,7 @@
 """The command line: argument parsing, and errors without a traceback."""
 
+import io
+import signal
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,14 +11,21 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from llm_assets.errors import LLMAssetsError, validation_message
+from llm_assets.secrets import masked, masked_errors
 
 
 class _Group(click.Group):
-    """Prints an error of this package as one message."""
+    """Prints an error of this package as one message, and no secret in any error."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with masked_errors():
+                try:
+                    return super().invoke(ctx)
+                except click.ClickException as error:
+                    # It quotes the arguments, and one of them may be a URL.
+                    error.message = masked(error.message)  # pyright: ignore[reportAttributeAccessIssue]
+                    raise
         except (LLMAssetsError, ValidationError) as error:
             message = validation_message(error) if isinstance(error, ValidationError) else str(error)
             Console(stderr=True, soft_wrap=True).print("[bold red]Error:[/]", end=" ")
@@ -76,3 +85,33 @@ def prune(url: str, days: int, schema: str | None) -> None:
     database = Database(url)
     removed = prune_ledger(database, datetime.now(UTC) - timedelta(days=days), schema)
     click.echo(f"{removed:,} answers older than {days} days removed from llm_answers in {database.name}.")
+
+
+@main.command()
+@click.argument("table")
+@click.option("--url", envvar="LLM_ASSETS_DATABASE_URL", required=True, help="SQLAlchemy URL of the answers' database.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write, in place of stdout.")
+@click.option("--schema", help="Schema of the table, when not the default one.")
+@click.option("--raw", is_flag=True, help="Leave text alone that a spreadsheet would take for a formula.")
+def export(table: str, url: str, output: Path | None, schema: str | None, raw: bool) -> None:
+    """Write an output table or a view as CSV: UTF-8, with a header.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe before it. Programs that read the file may want
+    the text as it is: use --raw for them, and do not open such a file in a spreadsheet.
+
+    Give the URL in LLM_ASSETS_DATABASE_URL rather than on the command line, where others can read a password.
+    """
+    from llm_assets.tables import Database, export_csv, export_file
+
+    database = Database(url)
+    if output is None:
+        # Not the terminal's encoding and line ends: whoever redirects the output wants the same file.
+        stream = io.TextIOWrapper(sys.stdout.buffer, "utf-8", newline="")
+        try:
+            export_csv(database, table, stream, schema, raw)
+        finally:
+            stream.detach()
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as Ctrl-C does: what was begun is removed
+    rows = export_file(database, table, output, schema, raw)
+    click.echo(f"{rows:,} rows of {table} in {database.name} written to {output}.")

@@ -2,12 +2,22 @@
 
 import difflib
 from collections.abc import Iterable
+from unicodedata import category
 
 from pydantic import ValidationError
 
+from llm_assets.secrets import masked
+
 
 class LLMAssetsError(Exception):
-    """Base class: an error whose message is meant for the person who configures or runs a pipeline."""
+    """Base class: an error whose message is meant for the person who configures or runs a pipeline.
+
+    Messages quote libraries, databases and rows, and end in logs, terminals and Dagster's UI. So secrets are masked in
+    them and control characters replaced.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(printable(masked(value)) if isinstance(value, str) else value for value in args))
 
 
 class ConfigError(LLMAssetsError, ValueError):
@@ -60,4 +70,15 @@ def validation_message(error: ValidationError) -> str:
         place = ".".join(str(part) for part in item["loc"])
         reason = item["msg"].removeprefix("Value error, ")
         lines.append(f"{place}: {reason}" if place else reason)
-    return "\n".join(lines)
+    return printable(masked("\n".join(lines)))
+
+
+def printable(text: str) -> str:
+    """Return text in which nothing acts on a terminal: no escapes, control characters or changes of direction.
+
+    Lines, tabs and spaces of every width stay. All else that has no shape of its own becomes U+FFFD.
+    """
+    return "".join(
+        character if character.isprintable() or character in "\n\t" or category(character) == "Zs" else "\ufffd"
+        for character in text.replace("\r\n", "\n")
+    )

@@ -19,7 +19,9 @@ class FailureKind(StrEnum):
     TRUNCATED = "truncated"
     EMPTY_ANSWER = "empty_answer"
     REFUSED_REQUEST = "refused_request"
+    UNSTORABLE = "unstorable"
     ENGINE_ERROR = "engine_error"
+    POISON = "poison"
 
     @property
     def may_pass_next_time(self) -> bool:

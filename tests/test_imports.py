@@ -24,6 +24,7 @@ ROOMS = (
     "sampling",
     "records",
     "errors",
+    "secrets",
 )
 ONLY_IN = {
     "dagster": {"dagster"},
@@ -67,7 +68,7 @@ def test_imports_point_downward(file):
     assert rooms - set(below) == set()
 
 
-@pytest.mark.parametrize("room", ["records", "errors"])
+@pytest.mark.parametrize("room", ["records", "secrets"])
 def test_the_lowest_rooms_import_nothing_of_ours(room):
     assert [name for name in imported_modules(PACKAGE / f"{room}.py") if name.startswith("llm_assets")] == []
 

@@ -60,7 +60,7 @@ def test_no_row_stands_in_answers_and_failures_though_the_run_stops(shop: Shop) 
     shop.add(["a", "b"])
     shop.run(NOTE, engine=FaultyEngine(errors=dict.fromkeys("ab", FailureKind.ENGINE_ERROR)))
     with pytest.raises(EngineError):
-        shop.run(NOTE, engine=FaultyEngine(stop_at="b"), commit_rows=1)
+        shop.run(NOTE, engine=FaultyEngine(stop_at="b"), commit_rows=1, max_engine_deaths=0)
     assert shop.column("SELECT id FROM reviews_note") == [1]
     assert shop.column("SELECT row_key FROM llm_failures") == ["2"]
 
@@ -124,11 +124,11 @@ def test_what_the_model_said_stands_with_the_failure(shop: Shop) -> None:
 def test_what_was_committed_before_the_engine_died_is_not_asked_again(shop: Shop) -> None:
     shop.add([f"text {i:02}" for i in range(50)])
     with pytest.raises(EngineError, match="the engine died"):
-        shop.run(engine=FaultyEngine(stop_at="text 35"), commit_rows=10)
-    assert shop.column("SELECT id FROM reviews_sentiment ORDER BY id") == list(range(1, 31))
+        shop.run(engine=FaultyEngine(stop_at="text 35"), max_engine_deaths=0)
+    assert shop.column("SELECT id FROM reviews_sentiment ORDER BY id") == list(range(1, 36))
     engine = RecordingEngine()
-    assert outcomes(only(shop.run(engine=engine))) == (20, 0, 30, 0)
-    assert engine.texts == [f"text {i:02}" for i in range(30, 50)]
+    assert outcomes(only(shop.run(engine=engine))) == (15, 0, 35, 0)
+    assert engine.texts == [f"text {i:02}" for i in range(35, 50)]
 
 
 def test_answers_are_committed_while_the_engine_runs(shop: Shop) -> None:

@@ -104,7 +104,7 @@ def test_a_partition_is_complete_in_the_tables_when_its_result_comes(shop: Shop)
     for number, result in enumerate(pipeline.run_all([day(name) for name in DAYS], "run"), start=1):
         stored = f"SELECT COUNT(*) FROM reviews_sentiment WHERE partition_key = '{result.partition_key}'"
         assert shop.column(stored) == [5]
-        assert shop.column("SELECT COUNT(*) FROM llm_throughput") == [number]
+        assert shop.column("SELECT COUNT(*) FROM llm_throughput WHERE status = 'complete'") == [number]
 
 
 def test_a_partition_without_questions_does_not_wait_for_the_others(shop: Shop) -> None:
@@ -148,8 +148,9 @@ def test_partitions_that_were_complete_when_the_engine_died_stay_complete(shop: 
     for number, name in enumerate(DAYS):
         shop.add([f"{name} {i}" for i in range(4)], first_id=10 * number, day=name)
     with pytest.raises(EngineError, match="the engine died"):
-        run_days(shop, engine=FaultyEngine(stop_at="wednesday 2"))
-    assert sorted(shop.column("SELECT partition_key FROM llm_throughput")) == ["monday", "tuesday"]
+        run_days(shop, engine=FaultyEngine(stop_at="wednesday 2"), max_engine_deaths=0)
+    found = shop.rows("SELECT partition_key, status, rows_answered FROM llm_throughput ORDER BY partition_key")
+    assert found == [("monday", "complete", 4), ("tuesday", "complete", 4), ("wednesday", "running", 2)]
     engine = RecordingEngine()
     results = run_days(shop, engine=engine)
     assert set(engine.texts) <= {f"wednesday {i}" for i in range(4)}

@@ -1,23 +1,43 @@
 """A factory of assets: one for each task, computed together, upstream the source table."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import dagster as dg
 from pydantic import Field
 
 from llm_assets.dagster.metadata import asset_metadata, materialization_metadata
 from llm_assets.dagster.partitions import Partitions
-from llm_assets.pipeline import Pipeline, PipelineSettings, output_table_name
+from llm_assets.errors import DatabaseError, EngineError
+from llm_assets.pipeline import PartitionResult, Pipeline, PipelineSettings, output_table_name
 from llm_assets.progress import listener
 from llm_assets.records import Partition
+from llm_assets.secrets import masked, masked_errors
 from llm_assets.tables import Source
 from llm_assets.tasks import Task
 
+STEP_RETRIES = 2
+STEP_RETRY_SECONDS = 30
+"""A step whose engine or database failed is tried again so often, and so much later."""
+
 
 class RunConfig(dg.Config):
-    """What can be set for one run, in the launchpad."""
+    """What can be set for one run, in the launchpad or as a job's config. It goes before the table's own settings."""
 
     full_refresh: bool = Field(default=False, description="Ask about every row again, answered or not.")
+    only_failed: bool = Field(default=False, description="Ask only rows that failed before, however often.")
+    failure_kinds: list[str] = Field(
+        default=[], description="With only_failed: ask only failures of these kinds; empty is all."
+    )
+    max_seconds: float | None = Field(default=None, description="Stop asking in time to end after this long.")
+    max_rows: int | None = Field(
+        default=None, description="Ask at most this many questions, one for each row and task."
+    )
+    max_tokens: int | None = Field(default=None, description="Use at most this many tokens of prompts and output.")
+
+    def applied_to(self, settings: PipelineSettings) -> PipelineSettings:
+        """Return the settings of one run."""
+        return PipelineSettings.model_validate({**settings.model_dump(), **self.model_dump(exclude_defaults=True)})
 
 
 def build_llm_assets(
@@ -62,11 +82,12 @@ def build_llm_assets(
     source_key = dg.AssetKey([*key_prefix, source.output_prefix])
     source_database_key = source_database_key or database_key
     by_key = {dg.AssetKey([*key_prefix, output_table_name(source, task)]): task for task in tasks}
+    keys = {task.name: key for key, task in by_key.items()}
     specs = [
         dg.AssetSpec(
             key,
             deps=[source_key],
-            description=f"{task.system_message()}\n\nAsked about: {task.text}",
+            description=masked(f"{task.system_message()}\n\nAsked about: {task.text}"),
             metadata=asset_metadata(task, output_table_name(source, task), source.name),
             group_name=group_name,
             owners=list(owners),
@@ -86,6 +107,12 @@ def build_llm_assets(
         pool=pool,
     )
     def answers(context: dg.AssetExecutionContext, config: RunConfig) -> Iterator[dg.MaterializeResult]:
+        with masked_errors():
+            chosen = answer(context, config)
+        for task in chosen:
+            yield dg.MaterializeResult(asset_key=keys[task.name])
+
+    def answer(context: dg.AssetExecutionContext, config: RunConfig) -> list[Task]:
         resources = context.resources
         chosen = [task for key, task in by_key.items() if key in context.selected_asset_keys]
         pipeline = Pipeline(
@@ -95,23 +122,22 @@ def build_llm_assets(
             getattr(resources, source_database_key).get_database(),
             getattr(resources, database_key).get_database(),
             partitions.column if partitions else None,
-            settings.model_copy(update={"full_refresh": config.full_refresh or settings.full_refresh}),
+            config.applied_to(settings),
         )
-        keys = {task.name: key for key, task in by_key.items()}
         slices = [partitions.partition(key) for key in context.partition_keys] if partitions else [Partition()]
-        for result in pipeline.run_all(slices, context.run_id, listener(context.log.info)):
-            for task in chosen:
-                counts = result.counts[task.name]
-                context.log.info(
-                    f"{output_table_name(source, task)}, partition {result.partition_key}: "
-                    f"{counts.rows_read} read, {counts.rows_answered} answered, {counts.rows_reused} reused, "
-                    f"{counts.rows_skipped} unchanged, {counts.rows_failed} failed, {counts.rows_removed} removed."
-                )
-                metadata = materialization_metadata(pipeline, task, result)
-                partition_key = result.partition_key if partitions else None
-                context.add_asset_metadata(metadata, asset_key=keys[task.name], partition_key=partition_key)
-        for task in chosen:
-            yield dg.MaterializeResult(asset_key=keys[task.name])
+        with _retried():
+            for result in pipeline.run_all(slices, context.run_id, listener(context.log.info)):
+                for task in chosen:
+                    _log(
+                        context.log,
+                        f"{output_table_name(source, task)}, partition {result.partition_key}",
+                        task,
+                        result,
+                    )
+                    metadata = materialization_metadata(pipeline, task, result)
+                    partition_key = result.partition_key if partitions else None
+                    context.add_asset_metadata(metadata, asset_key=keys[task.name], partition_key=partition_key)
+        return chosen
 
     table = dg.AssetSpec(
         source_key,
@@ -121,3 +147,23 @@ def build_llm_assets(
         kinds={"table"},
     )
     return [table, answers]
+
+
+def _log(log: dg.DagsterLogManager, name: str, task: Task, result: PartitionResult) -> None:
+    counts = result.counts[task.name]
+    log.info(
+        f"{name}: {counts.rows_read} read, {counts.rows_answered} answered, {counts.rows_reused} reused, "
+        f"{counts.rows_skipped} unchanged, {counts.rows_failed} failed, {counts.rows_removed} removed."
+    )
+    if counts.rows_left:
+        reason = f"the run reached {result.limit}" if result.limit else "the run asks only failed rows"
+        log.warning(f"{name}: {counts.rows_left} rows were not asked, because {reason}.")
+
+
+@contextmanager
+def _retried() -> Iterator[None]:
+    """Have Dagster try the step again when what failed is the machinery, not the settings or the rows."""
+    try:
+        yield
+    except (DatabaseError, EngineError) as error:
+        raise dg.RetryRequested(max_retries=STEP_RETRIES, seconds_to_wait=STEP_RETRY_SECONDS) from error

@@ -6,9 +6,11 @@ from typing import Any
 
 import dagster as dg
 
+from llm_assets.errors import printable
 from llm_assets.pipeline import PartitionResult, Pipeline
 from llm_assets.records import Column
-from llm_assets.tasks import Task
+from llm_assets.secrets import masked
+from llm_assets.tasks import Classify, Task
 
 PREFIX = "llm_assets/"
 PREVIEW_ROWS = 10
@@ -37,9 +39,18 @@ def asset_metadata(task: Task, table: str, source: str) -> dict[str, Any]:
     return {
         "dagster/table_name": table,
         "dagster/column_schema": column_schema(task),
-        f"{PREFIX}source": source,
-        f"{PREFIX}task": task.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+        f"{PREFIX}source": masked(source),
+        f"{PREFIX}task": _masked(task.model_dump(mode="json", by_alias=True, exclude_defaults=True)),
     }
+
+
+def _masked(value: Any) -> Any:
+    """Return a JSON value with the secrets in its texts masked."""
+    if isinstance(value, dict):
+        return {name: _masked(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_masked(item) for item in value]
+    return masked(value) if isinstance(value, str) else value
 
 
 def materialization_metadata(pipeline: Pipeline, task: Task, result: PartitionResult) -> dict[str, Any]:
@@ -49,7 +60,7 @@ def materialization_metadata(pipeline: Pipeline, task: Task, result: PartitionRe
     tokens = counts.prompt_tokens + counts.output_tokens
     stored = counts.rows_done - counts.rows_failed
     metadata: dict[str, Any] = {}
-    if any(column.name == "label" for column in task.columns):
+    if isinstance(task, Classify):
         metadata[f"{PREFIX}labels"] = label_table(pipeline.store.value_counts(task.name, "label", result.partition_key))
     sample = pipeline.store.sample(task.name, result.partition_key, PREVIEW_ROWS)
     if sample:
@@ -62,12 +73,13 @@ def materialization_metadata(pipeline: Pipeline, task: Task, result: PartitionRe
         f"{PREFIX}rows_reused": counts.rows_reused,
         f"{PREFIX}rows_skipped": counts.rows_skipped,
         f"{PREFIX}rows_failed": counts.rows_failed,
+        f"{PREFIX}rows_left": counts.rows_left,
         f"{PREFIX}rows_removed": counts.rows_removed,
         f"{PREFIX}failed_share": round(counts.rows_failed / counts.rows_read, 4) if counts.rows_read else 0.0,
         f"{PREFIX}prompt_tokens": counts.prompt_tokens,
         f"{PREFIX}output_tokens": counts.output_tokens,
         f"{PREFIX}seconds": round(seconds, 2),
-        f"{PREFIX}model": pipeline.model,
+        f"{PREFIX}model": masked(pipeline.model),
         f"{PREFIX}fingerprint": pipeline.fingerprints[task.name],
     }
     if counts.rows_answered:
@@ -85,7 +97,7 @@ def label_table(counts: Mapping[str, int]) -> dg.TableMetadataValue:
     total = sum(counts.values())
     return dg.MetadataValue.table(
         records=[
-            dg.TableRecord({"label": label, "rows": count, "share": round(count / total, 3)})
+            dg.TableRecord({"label": plain(label), "rows": count, "share": round(count / total, 3)})
             for label, count in sorted(counts.items(), key=lambda item: -item[1])
         ],
         schema=dg.TableSchema(
@@ -115,6 +127,5 @@ def plain(value: object) -> str | int | float | bool | None:
         return value
     if isinstance(value, float):
         return round(value, 4)
-    text = re.sub(r"\s+", " ", str(value))
-    text = "".join(character if character.isprintable() else "\ufffd" for character in text)
+    text = printable(re.sub(r"\s+", " ", str(value)))
     return text if len(text) <= PREVIEW_CHARACTERS else text[: PREVIEW_CHARACTERS - 1] + "…"

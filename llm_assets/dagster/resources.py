@@ -6,13 +6,14 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from llm_assets.engines import DummyEngine, Engine, VllmEngine, VllmSettings
+from llm_assets.secrets import masked_errors
 from llm_assets.tables import Database
 
 
 class DatabaseResource(dg.ConfigurableResource):
     """A database by its SQLAlchemy URL. Give it as `dg.EnvVar("...")`, so that no password stands in the code."""
 
-    url: str = Field(description="SQLAlchemy URL, such as postgresql://user:password@host/database.")
+    url: str = Field(repr=False, description="SQLAlchemy URL, such as postgresql://user:password@host/database.")
 
     _database: Database | None = PrivateAttr(default=None)
 
@@ -45,7 +46,8 @@ class EngineResource(dg.ConfigurableResource, ABC):
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         if self._engine is not None:
-            self._engine.close()
+            with masked_errors():
+                self._engine.close()
             self._engine = None
 
 

@@ -7,7 +7,9 @@ import sqlalchemy as sa
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from llm_assets.errors import printable
 from llm_assets.tables import Database, Source
 from llm_assets.tasks import Classify, Extract, Summarize, Task
 
@@ -50,13 +52,13 @@ def _answers(connection: sa.Connection, tables: sa.MetaData, rows: sa.Table, tas
     ids = list(connection.execute(query.with_only_columns(key).order_by(key)).scalars())
     chosen = ids[:: max(total // 10, 1)][:10]
     shown = Table(title=f"Ten of {total:,} rows with their answers", show_lines=True)
-    shown.add_column(key.name, no_wrap=True)
-    shown.add_column(text, max_width=46)
+    shown.add_column(literal(key.name), no_wrap=True)
+    shown.add_column(literal(text), max_width=46)
     for task in tasks:
         shown.add_column(task.name, max_width=40)
     for value in chosen:
         source_row = connection.execute(sa.select(rows).where(key == value)).mappings().one()
-        cells = [str(value), shorten(source_row[text])]
+        cells = [shorten(str(value)), shorten(source_row[text])]
         for task in tasks:
             result = results[task.name]
             answer = connection.execute(sa.select(result).where(result.c[key.name] == value)).mappings().one()
@@ -68,12 +70,12 @@ def _answers(connection: sa.Connection, tables: sa.MetaData, rows: sa.Table, tas
 def _cell(task: Task, answer: dict[str, Any]) -> str:
     match task:
         case Classify():
-            return f"{answer['label']} {answer['confidence']:.2f}"
+            return f"{shorten(answer['label'])} {answer['confidence']:.2f}"
         case Extract():
             facts = {
                 c.name: answer[c.name] for c in task.columns if answer[c.name] is not None and c.name != "confidence"
             }
-            return "\n".join(f"{name}: {shorten(str(value), 40)}" for name, value in facts.items())
+            return "\n".join(f"{shorten(name)}: {shorten(str(value), 40)}" for name, value in facts.items())
         case Summarize():
             return shorten(answer["summary"], 120)
     return shorten(str(answer.get("answer")))
@@ -105,7 +107,7 @@ def _labels(
     for name in ("label", "rows", "share", "mean confidence"):
         shown.add_column(name, justify="left" if name == "label" else "right")
     for label, count in counts.items():
-        shown.add_row(literal(label), f"{count:,}", f"{count / total:.1%}", f"{confidence[label]:.3f}")
+        shown.add_row(literal(shorten(label)), f"{count:,}", f"{count / total:.1%}", f"{confidence[label]:.3f}")
     if gold is not None and gold in rows.c:
         pairs = connection.execute(
             sa.select(rows.c[gold], result.c.label)
@@ -116,9 +118,10 @@ def _labels(
             right = sum(expected == label for expected, label in pairs)
             labels = [expected for expected, _ in pairs]
             majority = max(labels.count(label) for label in set(labels))
-            shown.caption = (
-                f"Accuracy against {gold}: {right / len(pairs):.1%} of {len(pairs):,} rows "
-                f"(always the commonest label: {majority / len(pairs):.1%})"
+            shown.caption = literal(
+                f"Accuracy against {shorten(gold)}: {right / len(pairs):.1%} of {len(pairs):,} rows "
+                f"(always the commonest label: {majority / len(pairs):.1%})",
+                "table.caption",
             )
     return shown
 
@@ -137,9 +140,11 @@ def _failures(connection: sa.Connection, tables: sa.MetaData, source: Source) ->
     for name in ("kind", "rows", "tasks", "reason"):
         shown.add_column(name)
     for (kind, message), rows in reasons.items():
-        names = ", ".join(list(rows)[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
+        names = ", ".join(shorten(key) for key in list(rows)[:5]) + (
+            f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+        )
         tasks = ", ".join(sorted({task for names in rows.values() for task in names}))
-        shown.add_row(kind, literal(names), tasks, literal(shorten(message, 120)))
+        shown.add_row(*map(literal, (shorten(kind), names, tasks, shorten(message, 120))))
     return shown
 
 
@@ -165,11 +170,12 @@ def _throughput(connection: sa.Connection, tables: sa.MetaData, run_id: str) -> 
     seconds, load = sum(row[1] for row in spent), sum(row[2] for row in spent)
     device = connection.execute(sa.select(sa.func.max(t.c.device)).where(t.c.run_id == run_id)).scalar_one()
     if answered:
-        shown.caption = (
-            f"{answered:,} answers in {seconds:.0f} s on {device}: {answered / seconds:.1f} answers/s, "
+        shown.caption = literal(
+            f"{answered:,} answers in {seconds:.0f} s on {shorten(device)}: {answered / seconds:.1f} answers/s, "
             f"{all_tokens / seconds:,.0f} tokens/s. The model loaded in {load:.0f} s.\n"
             "reused: took the answer to an equal text. same: answered before. prompt, output: tokens. "
-            "cached: share of the prompt tokens that were computed before."
+            "cached: share of the prompt tokens that were computed before.",
+            "table.caption",
         )
     else:
         shown.caption = "Nothing was new, so nothing was asked and the model was not loaded."
@@ -178,13 +184,10 @@ def _throughput(connection: sa.Connection, tables: sa.MetaData, run_id: str) -> 
 
 def shorten(text: str | None, limit: int = TEXT_CHARACTERS) -> str:
     """Return text on one line, cut, without control characters."""
-    line = " ".join((text or "").split())
-    line = "".join(character if character.isprintable() else "\ufffd" for character in line)
+    line = printable(" ".join((text or "").split()))
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def literal(text: str) -> str:
-    """Return text in which rich sees no markup."""
-    from rich.markup import escape
-
-    return escape(text)
+def literal(text: str, style: str = "") -> Text:
+    """Return text in which rich sees neither markup nor names of emoji."""
+    return Text(text, style)

@@ -22,7 +22,8 @@ REFUSED = {
 class VllmSettings(BaseModel):
     """Arguments of vLLM's engine. Those without a field here are given by the same names, or in `engine_args`."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    # A refused setting may hold a token.
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), hide_input_in_errors=True)
 
     model: str = Field(description="Directory of a model, or its name on the Hugging Face hub.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a hub model; pin it to a commit.")
@@ -50,7 +51,7 @@ class VllmSettings(BaseModel):
     speculative_config: dict[str, Any] | None = Field(default=None, description="Speculative decoding.")
     structured_outputs_config: dict[str, Any] | None = Field(default=None, description="How constraints are enforced.")
     engine_args: dict[str, Any] = Field(default_factory=dict, description="Any other argument of vLLM's engine.")
-    cpu_kv_cache_gib: float = Field(default=2.0, gt=0, description="Without a GPU: GiB of memory for the KV cache.")
+    cpu_kv_cache_gib: int = Field(default=2, ge=1, description="Without a GPU: GiB of memory for the KV cache.")
     max_in_flight: int | None = Field(
         default=None, ge=1, description="Most requests handed to vLLM at a time; None is twice max_num_seqs."
     )

@@ -7,12 +7,15 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
+from llm_assets.engines.processes import MARK, end_processes, on_first_end, start_watcher
 from llm_assets.engines.settings import VllmSettings
 from llm_assets.engines.vllm_messages import completion, refusals, refused, sampling_params, structured_outputs
 from llm_assets.errors import ConfigError, EngineError, ModelError
@@ -27,6 +30,7 @@ from llm_assets.records import (
     Request,
     Usage,
 )
+from llm_assets.secrets import masked_logger
 
 if TYPE_CHECKING:
     import vllm
@@ -39,6 +43,8 @@ those that they wait for, and the model runs several times slower."""
 
 
 MEASURE_SECONDS = 60.0
+
+logger = masked_logger(__name__)
 
 
 class VllmEngine:
@@ -57,6 +63,9 @@ class VllmEngine:
         settings.check_model()
         self.settings = settings
         self._llm: vllm.LLM | None = None
+        self._mark = uuid4().hex
+        self._watcher: subprocess.Popen[bytes] | None = None
+        self._watch_stopped: threading.Event | None = None
         self._runs = 0
         self._measured: tuple[float, tuple[str, int | None]] | None = None
 
@@ -177,6 +186,12 @@ class VllmEngine:
         self._load().reset_prefix_cache()
 
     def close(self) -> None:
+        try:
+            self._shut_down()
+        finally:
+            self._end_processes()
+
+    def _shut_down(self) -> None:
         if self._llm is None:
             return
         engine_core = self._llm.llm_engine.engine_core
@@ -188,6 +203,36 @@ class VllmEngine:
         cleanup_dist_env_and_memory()
         gc.collect()
 
+    def _end_processes(self) -> None:
+        """End what vLLM left running, and the process that would end it when this one is killed."""
+        if self._watch_stopped is not None:
+            self._watch_stopped.set()
+            self._watch_stopped = None
+        if self._watcher is not None:
+            end_processes(self._mark)
+            self._watcher.kill()
+            self._watcher.wait()
+            self._watcher = None
+
+    def _wake(self) -> None:
+        """Make vLLM raise an error: it would wait for ever for the output of an engine process that was killed."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        llm = self._llm
+        outputs = getattr(llm.llm_engine.engine_core, "outputs_queue", None) if llm is not None else None
+        if outputs is not None:
+            outputs.put_nowait(EngineDeadError())
+
+    def _died(self, error: Exception) -> EngineError:
+        """Clear away an engine that died; the next request starts another one."""
+        try:
+            # First what is left of its processes, for whose end vLLM would wait.
+            end_processes(self._mark)
+            self.close()
+        except Exception as trouble:  # a broken engine may break at its end, too
+            logger.warning("vLLM did not shut down cleanly: %s", trouble)
+        return EngineError(f"vLLM stopped: {type(error).__name__}: {error}")
+
     def _submit(self, request: Request, in_flight: dict[str, Request]) -> Iterator[Completion]:
         """Hand a request to vLLM; yield its completion only if vLLM refuses it."""
         name = f"{self._runs}-{request.id}"
@@ -195,6 +240,8 @@ class VllmEngine:
             self._load().add_request(name, {"prompt_token_ids": request.prompt_token_ids}, sampling_params(request.ask))
         except refusals() as error:
             yield refused(request, error)
+        except Exception as error:  # as in _step
+            raise self._died(error) from error
         else:
             in_flight[name] = request
 
@@ -203,8 +250,7 @@ class VllmEngine:
         try:
             outputs = self._load().step()
         except Exception as error:  # whatever vLLM raises here, its engine is gone
-            self._llm = None
-            raise EngineError(f"vLLM stopped: {type(error).__name__}: {error}") from error
+            raise self._died(error) from error
         for output in outputs:
             if output.finished and (request := in_flight.pop(output.request_id, None)):
                 yield completion(request, output)
@@ -233,8 +279,7 @@ class VllmEngine:
                         yield from self._search_beams([request])
                 continue
             except Exception as error:  # as in _step
-                self._llm = None
-                raise EngineError(f"vLLM stopped in beam search: {type(error).__name__}: {error}") from error
+                raise self._died(error) from error
             for request, output in zip(group, outputs, strict=True):
                 yield self._beam_completion(request, output.sequences[0])
 
@@ -273,10 +318,18 @@ class VllmEngine:
             arguments["model"] = str(Path(self.settings.model).expanduser())
             import vllm
 
+            if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
+                self._watcher = self._watcher or start_watcher(self._mark)
+            os.environ[MARK] = self._mark
             try:
                 self._llm = vllm.LLM(**arguments)
             except Exception as error:  # vLLM raises whatever stopped it: memory, files, arguments
+                self._end_processes()
                 raise ModelError(f"vLLM cannot load model {self.settings.model!r}: {error}") from error
+            finally:
+                del os.environ[MARK]
+            if self._watcher is not None:
+                self._watch_stopped = on_first_end(self._mark, self._wake)
         return self._llm.llm_engine
 
     def _prepare_environment(self) -> None:
@@ -285,19 +338,18 @@ class VllmEngine:
             raise ModelError(
                 "vLLM is not installed. Install llm_assets with the extra 'cuda' for a GPU, or 'cpu' without."
             )
-        defaults = {"VLLM_NO_USAGE_STATS": "1"}
+        # Spawned: a forked child cannot use CUDA once its parent has looked at it, a Dagster run has threads, and it
+        # would not bear its mark. SPT_NOENV keeps the mark when vLLM gives its processes a title.
+        defaults = {"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn", "SPT_NOENV": "1"}
         if is_cpu_build():
             defaults |= {
                 "VLLM_TARGET_DEVICE": "cpu",
                 "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-                "VLLM_CPU_KVCACHE_SPACE": f"{self.settings.cpu_kv_cache_gib:g}",
+                "VLLM_CPU_KVCACHE_SPACE": str(self.settings.cpu_kv_cache_gib),
                 **CPU_ENVIRONMENT,
             }
-        else:
-            # A forked child cannot use CUDA once its parent has looked at it, and a Dagster run has threads.
-            defaults["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
-            if importlib.util.find_spec("flashinfer") is None:
-                defaults["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
+        elif importlib.util.find_spec("flashinfer") is None:
+            defaults["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
         for name, value in defaults.items():
             os.environ.setdefault(name, value)
 

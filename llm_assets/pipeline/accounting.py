@@ -1,22 +1,30 @@
 """What became of the rows, how far a run is, and where its seconds went."""
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
+
+from llm_assets.errors import FailureThresholdError
+from llm_assets.records import EngineInfo
+from llm_assets.secrets import masked
+
+STAGES = ("read", "prompt", "generate", "write")
+"""What the seconds of a partition are spent on. Loading the model counts apart."""
 
 
 @dataclass(slots=True)
 class Counts:
-    """What became of the rows of one task and partition. Every row read is one of the next four."""
+    """What became of the rows of one task and partition. Every row of the partition is one of the next five."""
 
     rows_read: int = 0
     rows_answered: int = 0
     rows_reused: int = 0
     rows_skipped: int = 0
     rows_failed: int = 0
+    rows_left: int = 0
     rows_removed: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -24,8 +32,8 @@ class Counts:
 
     @property
     def rows_done(self) -> int:
-        """Rows that have found their outcome."""
-        return self.rows_answered + self.rows_reused + self.rows_skipped + self.rows_failed
+        """Rows that have found their outcome, if only to be left for another run."""
+        return self.rows_answered + self.rows_reused + self.rows_skipped + self.rows_failed + self.rows_left
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +59,48 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class PartitionResult:
-    """What a run did to one partition, by task. `seconds` are by stage."""
+    """What a run did to one partition, by task.
+
+    `seconds` are by stage. `status` is running, complete, or limit: the run reached `limit`, such as max_rows=1000,
+    before the partition's end.
+    """
 
     partition_key: str
     counts: Mapping[str, Counts]
     seconds: Mapping[str, float]
     started_at: datetime
     finished_at: datetime
+    status: str
+    limit: str | None = None
+
+    def throughput_rows(self, run_id: str, source: str, engine: EngineInfo) -> list[dict[str, object]]:
+        """Return the partition's rows of `llm_throughput`, one for each task."""
+        seconds = {f"seconds_{stage}": self.seconds.get(stage, 0.0) for stage in STAGES}
+        total = sum(seconds.values())
+        rows: list[dict[str, object]] = []
+        for task, counts in self.counts.items():
+            asked, tokens = counts.rows_answered, counts.prompt_tokens + counts.output_tokens
+            rows.append(
+                {
+                    "run_id": run_id,
+                    "source": source,
+                    "task": task,
+                    "partition_key": self.partition_key,
+                    "status": self.status,
+                    "started_at": self.started_at,
+                    "finished_at": self.finished_at,
+                    **asdict(counts),
+                    **seconds,
+                    "seconds_total": total,
+                    "seconds_load": self.seconds.get("load", 0.0),
+                    "rows_per_second": asked / total if asked and total else None,
+                    "tokens_per_second": tokens / total if tokens and total else None,
+                    **{
+                        key: masked(value) if isinstance(value, str) else value for key, value in asdict(engine).items()
+                    },
+                }
+            )
+        return rows
 
 
 ProgressListener = Callable[[Progress], None]
@@ -86,3 +129,23 @@ class Stopwatch:
         if self._stages:
             self.seconds[self._stages[-1]] += now - self._since
         self._since = now
+
+
+def check_failures(failures: Counter[str], tried: int, max_share: float | None, max_rows: int | None) -> None:
+    """Compare a run's failures by kind, of all rows that were `tried`, with what its settings accept.
+
+    Raises:
+        FailureThresholdError: there are more.
+    """
+    failed = failures.total()
+    limits = []
+    if max_share is not None and failed > max_share * tried:
+        limits.append(f"max_failed_share={max_share:g}")
+    if max_rows is not None and failed > max_rows:
+        limits.append(f"max_failed_rows={max_rows}")
+    if limits:
+        kinds = ", ".join(f"{kind}: {count}" for kind, count in failures.most_common())
+        raise FailureThresholdError(
+            f"{failed} of {tried} answers failed ({kinds}), more than {' and '.join(limits)} accepts. "
+            "All other answers are in their tables; llm_failures has the reasons."
+        )

@@ -1,14 +1,16 @@
 """A source table with its tasks, engine and output tables, checked before any model is loaded."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from llm_assets.engines import Engine
-from llm_assets.errors import ConfigError
+from llm_assets.errors import ConfigError, did_you_mean
 from llm_assets.pipeline.accounting import PartitionResult, ProgressListener
 from llm_assets.pipeline.run import Run
-from llm_assets.records import Partition
+from llm_assets.records import FailureKind, Partition
+from llm_assets.secrets import masked
 from llm_assets.tables import Database, Output, Source, SourceTable, Store
 from llm_assets.tasks import PROVENANCE_COLUMNS, Plan, Task
 
@@ -21,6 +23,21 @@ class PipelineSettings(BaseModel):
     commit_rows: int = Field(default=200, ge=1, description="Commit when this many answers are ready ...")
     commit_seconds: float = Field(default=5.0, gt=0, description="... or when this many seconds have passed.")
     full_refresh: bool = Field(default=False, description="Ask about every row again, answered or not.")
+    only_failed: bool = Field(default=False, description="Ask only rows that failed before, however often.")
+    failure_kinds: tuple[FailureKind, ...] = Field(
+        default=(), description="With only_failed: ask only failures of these kinds; empty is all."
+    )
+    keep_removed: bool = Field(default=False, description="Keep the answers of rows that are gone from the source.")
+    max_seconds: float | None = Field(default=None, gt=0, description="Stop asking in time to end after this long.")
+    max_rows: int | None = Field(
+        default=None, ge=1, description="Ask at most this many questions in a run, counted once for each task."
+    )
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="Use at most this many tokens of prompts and output."
+    )
+    max_engine_deaths: int = Field(
+        default=10, ge=0, description="Start a dead engine again so often in a run; a row that kills it takes three."
+    )
     max_failed_share: float | None = Field(
         default=None, ge=0, le=1, description="Fail the run at its end if a larger share of the answers failed."
     )
@@ -28,6 +45,22 @@ class PipelineSettings(BaseModel):
         default=None, ge=0, description="Fail the run at its end if more answers failed, counted once for each task."
     )
     output_schema: str | None = Field(default=None, description="Database schema of the output tables.")
+
+    @field_validator("failure_kinds", mode="before")
+    @classmethod
+    def _kinds_exist(cls, kinds: Any) -> Any:
+        for kind in kinds:
+            if kind not in list(FailureKind):
+                raise ConfigError(f"There is no failure kind {kind!r}. {did_you_mean(str(kind), FailureKind)}")
+        return kinds
+
+    @model_validator(mode="after")
+    def _modes_agree(self) -> Self:
+        if self.failure_kinds and not self.only_failed:
+            raise ConfigError("failure_kinds says which failures only_failed asks again: set only_failed too.")
+        if self.only_failed and self.full_refresh:
+            raise ConfigError("full_refresh asks every row and only_failed asks failed rows: set one of them.")
+        return self
 
 
 class Pipeline:
@@ -72,7 +105,7 @@ class Pipeline:
         ]
         self.store = Store(output_database, self.source, outputs, self.settings.output_schema)
         self.store.prepare()
-        self.model = engine.info.model
+        self.model = masked(engine.info.model)
         self.fingerprints = {task.name: task.fingerprint(engine.identity) for task in tasks}
         self._plans: dict[str, Plan] | None = None
 
@@ -97,10 +130,13 @@ class Pipeline:
         """Bring partitions' answers up to date and yield what was done to each as it is complete.
 
         All partitions share one queue of the engine, which is loaded only if a row must be asked. Answers are committed
-        while it runs; whatever stops the run, they stay.
+        while it runs; whatever stops the run, they stay. A partition that another run works on is taken last, when
+        that run has finished it.
 
         Raises:
             SourceError: a key in a partition is NULL or stands twice.
+            DatabaseError: a database failed, or was away for long.
+            EngineError: the engine died again and again.
             AccountingError: the engine lost, doubled or invented a request.
             FailureThresholdError: more failed than the settings accept; everything else is committed.
         """

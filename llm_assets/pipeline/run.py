@@ -1,18 +1,22 @@
 """One run over some partitions: every row read finds exactly one outcome."""
 
 import time
-from collections import Counter, defaultdict
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from llm_assets.errors import AccountingError, FailureThresholdError
-from llm_assets.pipeline.accounting import Counts, PartitionResult, Progress, ProgressListener, Stopwatch
+from llm_assets.errors import AccountingError, DatabaseError
+from llm_assets.pipeline.accounting import Counts, PartitionResult, ProgressListener
+from llm_assets.pipeline.limits import Limits
+from llm_assets.pipeline.outcomes import Outcomes
+from llm_assets.pipeline.questions import OpenRow, Question, Slice
+from llm_assets.pipeline.restart import completions
 from llm_assets.prompts.text import content_hash
-from llm_assets.records import Answer, Completion, Failure, FailureKind, Key, Partition, Request, Row
-from llm_assets.tables import AnswerToWrite, Batch, FailureToWrite
+from llm_assets.records import Answer, Completion, Failure, FailureKind, Partition, Request, Row
+from llm_assets.secrets import masked_logger
+from llm_assets.tables import POLL_SECONDS, AnsweredRow, FailedRow
 from llm_assets.tasks import Plan, Task
 
 if TYPE_CHECKING:
@@ -24,42 +28,7 @@ SECOND_TRY_ROOM = 4
 MAX_ATTEMPTS = 3
 """How often a row is asked in vain, when asking again may help."""
 
-
-@dataclass(slots=True, eq=False)
-class _Slice:
-    """One partition on its way through the run."""
-
-    partition: Partition
-    counts: dict[str, Counts]
-    started_at: datetime
-    open_rows: int = 0
-    """Rows in the engine's hands, counted once for each task."""
-    is_read: bool = False
-    tokens: int = 0
-    """Tokens since seconds were last shared out among the partitions."""
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A row that waits for an answer, with the attempts it has behind it."""
-
-    slice: _Slice
-    key: Key
-    attempts: int
-
-
-@dataclass(slots=True, eq=False)
-class _Question:
-    """One text that a task is asked about, for one row or for several with the same text."""
-
-    task: Task
-    text: str
-    hash: str
-    rows: list[_Row]
-    is_second_try: bool = False
-    """Whether the answer was cut off and is now given more room."""
-    completions: dict[int, Completion] = field(default_factory=dict)
+logger = masked_logger(__name__)
 
 
 class Run:
@@ -69,162 +38,204 @@ class Run:
         self, pipeline: "Pipeline", partitions: Sequence[Partition], run_id: str, listener: ProgressListener | None
     ) -> None:
         self.pipeline = pipeline
-        self.run_id = run_id
-        self.listener = listener
         self.settings = pipeline.settings
+        self.source = pipeline.source
         self.store = pipeline.store
         self.tasks = pipeline.tasks
         self.started_at = datetime.now(UTC)
         self.slices = [
-            _Slice(part, {task.name: Counts() for task in self.tasks}, self.started_at) for part in partitions
+            Slice(part, {task.name: Counts() for task in self.tasks}, self.started_at) for part in partitions
         ]
-        self.watch = Stopwatch()
-        self.batch = Batch()
-        self._started = self._committed = time.monotonic()
-        self._total = self._done = 0
-        self._shared: dict[str, float] = defaultdict(float)
-        """Seconds by stage that have been shared out among the partitions."""
-        self._ready: list[_Slice] = []
-        self._again: list[_Question] = []
+        self.outcomes = Outcomes(pipeline, self.slices, run_id, listener)
+        self.locks = self.outcomes.locks
+        self.watch = self.outcomes.watch
+        self.limits = Limits(self.settings.max_seconds, self.settings.max_rows, self.settings.max_tokens)
+        self._ready: list[Slice] = []
+        self._waiting: deque[Question] = deque()
+        """Questions that the engine has not taken yet."""
+        self._again: list[Question] = []
         """Questions whose answer was cut off."""
-        self._failures: Counter[str] = Counter()
-        self._complete = 0
         self._next_id = 0
-        self._pending: dict[int, tuple[_Question, int]] = {}
-        self._asked: dict[tuple[str, str], _Question] = {}
-        """Questions in flight whose answer may serve for other rows, by task and content hash."""
+        self._pending: dict[int, tuple[Question, int]] = {}
+        self._asked: dict[tuple[str, str], Question] = {}
+        """Questions in flight whose answer may serve for other rows, by name."""
         self._recent: dict[tuple[str, str], Answer] = {}
-        """Answers since the last look into the ledger."""
+        """Answers since the last look into the ledger, by the name of their question."""
 
     def results(self) -> Iterator[PartitionResult]:
         with self.watch("read"):
             for part in self.slices:
-                self.pipeline.source.check_key(part.partition)
-                self._total += self.pipeline.source.count(part.partition) * len(self.tasks)
-        self._started = time.monotonic()
-        requests = self._requests()
+                self.source.check_key(part.partition)
+                self.outcomes.rows_total += self.source.count(part.partition) * len(self.tasks)
+        self.outcomes.begin()
+        todo = self.slices
+        try:
+            while todo:
+                taken: list[Slice] = []
+                yield from self._work(todo, taken)
+                todo = [part for part in todo if part not in taken]
+                if self.limits.time_is_up():
+                    self._stop(todo)
+                    yield from self._finish_ready()
+                    break
+                if todo and not taken:
+                    time.sleep(POLL_SECONDS)
+            self.outcomes.check_failures()
+        except DatabaseError:
+            raise
+        except BaseException:
+            # Whatever stops the run, an interrupt too: what was answered is kept.
+            self.outcomes.commit()
+            raise
+        finally:
+            self.locks.close()
+
+    def _work(self, parts: Sequence[Slice], taken: list[Slice]) -> Iterator[PartitionResult]:
+        """Work through those partitions that no other run works on, noting which."""
+        requests = self._requests(parts, taken)
         first = next(requests, None)
         if first is not None:
-            with self.watch("load"):
-                self.pipeline.engine.load()
-            self._pending[first.id][0].rows[0].slice.seconds["load"] = self.watch.seconds.pop("load")
-            stream: Iterator[Completion] | None = self.pipeline.engine.run(chain([first], requests))
-            while stream is not None:
-                while (completion := self._wait(stream)) is not None:
-                    self._receive(completion)
-                    yield from self._finish_ready()
-                stream = self.pipeline.engine.run(self._requests_again()) if self._again else None
+            self._load(first)
+            yield from self._receive_all(chain([first], requests))
+            while self._again and not self.limits.time_is_up():
+                yield from self._receive_all(self._requests_again())
+        if self.limits.time_is_up():
+            self._stop(taken)
+        yield from self._finish_ready()
+
+    def _load(self, first: Request) -> None:
+        with self.watch("load"):
+            self.pipeline.engine.load()
+        self._pending[first.id][0].rows[0].slice.seconds["load"] += self.watch.seconds.pop("load")
+
+    def _receive_all(self, requests: Iterator[Request]) -> Iterator[PartitionResult]:
+        """Let the engine answer, until all is answered or the time is up."""
+        stream = completions(self.pipeline.engine, requests, self.settings.max_engine_deaths)
+        while (completion := self._next(stream)) is not None:
+            self._receive(completion)
+            yield from self._finish_ready()
+            if self.limits.time_is_up():
+                stream.close()  # the engine drops what is in flight
+                return
         if self._pending:
             raise AccountingError(f"The engine ended without answering {len(self._pending)} requests.")
-        yield from self._finish_ready()
-        self._check_failures()
 
-    def _wait(self, stream: Iterator[Completion]) -> Completion | None:
+    def _next(self, stream: Iterator[Completion]) -> Completion | None:
         with self.watch("generate"):
             return next(stream, None)
 
-    def _requests(self) -> Iterator[Request]:
-        """Read the partitions one after another and yield a request for everything that must be asked."""
-        for part in self.slices:
+    def _requests(self, parts: Sequence[Slice], taken: list[Slice]) -> Iterator[Request]:
+        """Read partitions one after another and yield a request for everything that must be asked."""
+        for part in parts:
+            if not self.locks.acquire(self._lock_names(part)):
+                logger.info(
+                    "Another run works on partition %r; it is taken up when that has ended.", part.partition.key
+                )
+                continue
+            taken.append(part)
             part.started_at = datetime.now(UTC)
-            rows_of_chunks = self.pipeline.source.read(part.partition)
-            while True:
+            rows_of_chunks = self.source.read(part.partition)
+            while not self.limits.time_is_short():
                 with self.watch("read"):
                     rows = next(rows_of_chunks, None)
                 if rows is None:
                     break
                 # What was answered so far must be in the ledger before the next look into it.
-                self._commit()
+                self.outcomes.commit()
                 self._recent.clear()
                 with self.watch("read"):
                     questions = [question for task in self.tasks for question in self._compare(part, task, rows)]
-                self._report()
+                    part.rows_seen += len(rows)
                 if questions:
                     yield from self._ask(questions)
+            else:
+                self._leave_unread(part)
             part.is_read = True
             if not part.open_rows:
                 self._ready.append(part)
 
+    def _lock_names(self, part: Slice) -> list[str]:
+        return [f"{self.store.table_name(task.name)} {part.partition.key}" for task in self.tasks]
+
+    def _leave_unread(self, part: Slice) -> None:
+        """Leave the rows of a partition that were not read when the time was up."""
+        part.limit = self.limits.reached
+        unread = max(self.source.count(part.partition) - part.rows_seen, 0)
+        for counts in part.counts.values():
+            counts.rows_read += unread
+            counts.rows_left += unread
+
+    def _stop(self, parts: Sequence[Slice]) -> None:
+        """Leave everything in some partitions that has no outcome when the time is up."""
+        asked = dict.fromkeys(question for question, _ in self._pending.values())
+        for question in [*asked, *self._again]:
+            self._leave(question)
+            self._close(question.rows)
+        for question in self._waiting:
+            self._leave(question)
+        for container in (self._pending, self._asked, self._again, self._waiting):
+            container.clear()
+        for part in parts:
+            if not part.is_read:
+                self._leave_unread(part)
+                part.is_read = True
+                self._ready.append(part)
+
+    def _leave(self, question: Question) -> None:
+        for row in question.rows:
+            row.slice.limit = self.limits.reached
+            row.slice.counts[question.task.name].rows_left += 1
+
     def _finish_ready(self) -> Iterator[PartitionResult]:
         """Bring those partitions to their end that have been read and have no row in flight."""
         while self._ready:
-            yield self._finish(self._ready.pop(0))
+            part = self._ready.pop(0)
+            result = self.outcomes.finish(part)
+            self.locks.release(self._lock_names(part))
+            yield result
 
-    def _finish(self, part: _Slice) -> PartitionResult:
-        self._commit()
-        partition = part.partition
-        with self.watch("write"):
-            for name, counts in part.counts.items():
-                counts.rows_removed = self.store.remove_missing(
-                    name, partition.key, lambda keys: self.pipeline.source.present(partition, keys)
-                )
-                self.store.remove_old_failures(name, partition.key, self.run_id)
-        for name, counts in part.counts.items():
-            if counts.rows_done != counts.rows_read:
-                raise AccountingError(
-                    f"Task {name!r}, partition {partition.key!r}: {counts.rows_read} rows were read, "
-                    f"{counts.rows_done} accounted for."
-                )
-        self._share_seconds(part)
-        result = PartitionResult(partition.key, part.counts, dict(part.seconds), part.started_at, datetime.now(UTC))
-        self.store.write_throughput(self._throughput_rows(result))
-        self._complete += 1
-        self._report()
-        return result
-
-    def _share_seconds(self, finished: _Slice) -> None:
-        """Share the seconds since the last partition was finished among those that had tokens computed."""
-        total = sum(part.tokens for part in self.slices)
-        for stage, seconds in self.watch.seconds.items():
-            fresh = seconds - self._shared[stage]
-            self._shared[stage] = seconds
-            for part in self.slices:
-                if part.tokens:
-                    part.seconds[stage] += fresh * part.tokens / total
-            if not total:
-                finished.seconds[stage] += fresh
-        for part in self.slices:
-            part.tokens = 0
-
-    def _compare(self, part: _Slice, task: Task, rows: Sequence[Row]) -> list[_Question]:
+    def _compare(self, part: Slice, task: Task, rows: Sequence[Row]) -> list[Question]:
         """Find out what is known about some rows; return what must be asked."""
         counts, fingerprint = part.counts[task.name], self.pipeline.fingerprints[task.name]
         counts.rows_read += len(rows)
         texts = [task.template.render(row.values) for row in rows]
         hashes = [content_hash(text) for text in texts]
         keys = [row.key for row in rows]
-        refresh = self.settings.full_refresh
         answered = self.store.answered(task.name, keys)
         failed = self.store.failed(task.name, keys)
         # A refresh takes from the ledger only what it has itself written.
-        since = self.started_at if refresh else None
+        since = self.started_at if self.settings.full_refresh else None
         reusable = self.store.reusable(task.name, fingerprint, set(hashes), since) if task.reusable else {}
-        questions: list[_Question] = []
+        questions: list[Question] = []
         for key, text, digest in zip(keys, texts, hashes, strict=True):
-            known, failure = answered.get(key), failed.get(key)
-            row = _Row(part, key, 0)
-            if not refresh and known and known[:2] == (fingerprint, digest):
-                counts.rows_skipped += 1
-                self._done += 1
-                if known.partition_key != part.partition.key:
-                    self.batch.moved.append((task.name, key, part.partition.key))
-                continue
-            if not text:
-                self._fail(task, row, digest, Failure(FailureKind.EMPTY_TEXT, _empty_message(task)))
-                continue
-            if not refresh and failure and (failure.fingerprint, failure.content_hash) == (fingerprint, digest):
-                row = _Row(part, key, failure.attempts)
-                if failure.attempts >= MAX_ATTEMPTS or not FailureKind(failure.failure.kind).may_pass_next_time:
-                    # Not tried now, so not one attempt more.
-                    self._fail(task, _Row(part, key, failure.attempts - 1), digest, failure.failure)
-                    continue
-            if digest in reusable:
-                self._answer(task, row, digest, reusable[digest], reused=True)
-                continue
-            questions.append(_Question(task, text, digest, [row]))
+            name, failure = (fingerprint, digest), failed.get(key)
+            row = OpenRow(part, key, failure.attempts if failure and failure[:2] == name else 0)
+            if self._is_answered(answered.get(key), name):
+                self.outcomes.skip(task, part, key, answered[key].partition_key)
+            elif self.settings.only_failed and failure is None:
+                counts.rows_left += 1
+            elif not text:
+                self.outcomes.fail(task, row, digest, Failure(FailureKind.EMPTY_TEXT, _empty_message(task)))
+            elif failure and not self._is_asked_again(failure, name):
+                # Not tried now, so not one attempt more.
+                self.outcomes.fail(task, OpenRow(part, key, failure.attempts - 1), digest, failure.failure)
+            elif digest in reusable:
+                self.outcomes.answer(task, row, digest, reusable[digest], reused=True)
+            else:
+                questions.append(Question(task, text, digest, [row]))
         return questions
 
-    def _ask(self, questions: Sequence[_Question]) -> Iterator[Request]:
+    def _is_answered(self, known: AnsweredRow | None, name: tuple[str, str]) -> bool:
+        return known is not None and known[:2] == name and not self.settings.full_refresh
+
+    def _is_asked_again(self, failure: FailedRow, name: tuple[str, str]) -> bool:
+        kind = FailureKind(failure.failure.kind)
+        if self.settings.only_failed:
+            return not self.settings.failure_kinds or kind in self.settings.failure_kinds
+        same = failure[:2] == name and not self.settings.full_refresh
+        return not same or (kind.may_pass_next_time and failure.attempts < MAX_ATTEMPTS)
+
+    def _ask(self, questions: Sequence[Question]) -> Iterator[Request]:
         """Tokenise some questions and yield their requests, the tasks of a row side by side."""
         with self.watch("prompt"):
             plans = self.pipeline.plans()
@@ -233,21 +244,22 @@ class Run:
             order = {task.name: index for index, task in enumerate(self.tasks)}
             place = {key: index for index, key in enumerate(dict.fromkeys(q.rows[0].key for q in questions))}
             questions = sorted(questions, key=lambda q: (place[q.rows[0].key], order[q.task.name]))
-        for question in questions:
+        self._waiting.extend(questions)
+        while self._waiting:
+            question = self._waiting.popleft()
             with self.watch("prompt"):
                 requests = self._requests_of(question, plans[question.task.name], token_ids[question.text])
             yield from requests
 
-    def _requests_of(self, question: _Question, plan: Plan, text_token_ids: list[int]) -> list[Request]:
-        task = question.task
-        name = (task.name, question.hash)
+    def _requests_of(self, question: Question, plan: Plan, text_token_ids: list[int]) -> list[Request]:
+        task, name = question.task, question.name
         if name in self._asked:
             self._asked[name].rows.extend(question.rows)
             self._open(question.rows)
             return []
         if name in self._recent:
             for row in question.rows:
-                self._answer(task, row, question.hash, self._recent[name], reused=True)
+                self.outcomes.answer(task, row, question.hash, self._recent[name], reused=True)
             return []
         if plan.is_too_long(text_token_ids):
             message = (
@@ -255,12 +267,14 @@ class Run:
                 f"max_model_len or max_text_tokens, or set too_long='cut' on task {task.name!r}."
             )
             for row in question.rows:
-                self._fail(task, row, question.hash, Failure(FailureKind.TOO_LONG, message))
+                self.outcomes.fail(task, row, question.hash, Failure(FailureKind.TOO_LONG, message))
             return []
-        if task.reusable:
-            self._asked[name] = question
-        self._open(question.rows)
-        return self._numbered(question, plan, text_token_ids)
+        requests = self._numbered(question, plan, text_token_ids)
+        if requests:
+            if task.reusable:
+                self._asked[name] = question
+            self._open(question.rows)
+        return requests
 
     def _requests_again(self) -> Iterator[Request]:
         """Yield the requests of answers that were cut off, with more room."""
@@ -268,16 +282,24 @@ class Run:
             questions, self._again = self._again, []
             token_ids = self.pipeline.engine.tokenizer.encode_literal([question.text for question in questions])
         for question, ids in zip(questions, token_ids, strict=True):
-            yield from self._numbered(question, self.pipeline.plans()[question.task.name], ids)
+            requests = self._numbered(question, self.pipeline.plans()[question.task.name], ids)
+            if not requests:
+                self._asked.pop(question.name, None)
+                self._close(question.rows)
+            yield from requests
 
-    def _numbered(self, question: _Question, plan: Plan, text_token_ids: list[int]) -> list[Request]:
-        """Return a question's requests, known by their ids from now on."""
+    def _numbered(self, question: Question, plan: Plan, text_token_ids: list[int]) -> list[Request]:
+        """Return a question's requests, known by their ids from now on; none if a limit of the run forbids it."""
         room = SECOND_TRY_ROOM if question.is_second_try else 1
-        requests = []
-        for index, (prompt, ask) in enumerate(plan.requests(text_token_ids, room)):
-            self._pending[self._next_id] = (question, index)
-            requests.append(Request(self._next_id, prompt, ask))
-            self._next_id += 1
+        requests = [
+            Request(self._next_id + index, prompt, ask)
+            for index, (prompt, ask) in enumerate(plan.requests(text_token_ids, room))
+        ]
+        if not self.limits.admit(requests):
+            self._leave(question)
+            return []
+        self._next_id += len(requests)
+        self._pending |= {request.id: (question, index) for index, request in enumerate(requests)}
         return requests
 
     def _receive(self, completion: Completion) -> None:
@@ -287,127 +309,40 @@ class Run:
                 f"The engine answered request {completion.id}, which was not asked or answered before."
             )
         question, index = self._pending.pop(completion.id)
+        self.limits.settle(completion)
         question.completions[index] = completion
         task = question.task
-        first = question.rows[0].slice
-        counts = first.counts[task.name]
-        first.tokens += completion.usage.prompt + completion.usage.output
-        counts.prompt_tokens += completion.usage.prompt
-        counts.cached_tokens += completion.usage.cached
-        counts.output_tokens += completion.usage.output
+        self.outcomes.use(task, question.rows[0].slice, completion.usage)
         plan = self.pipeline.plans()[task.name]
         if len(question.completions) < len(plan.queries):
             return
-        name = (task.name, question.hash)
         answer = plan.answer([question.completions[i] for i in range(len(plan.queries))])
         if isinstance(answer, Failure) and answer.kind is FailureKind.TRUNCATED and not question.is_second_try:
             question.is_second_try = True
             question.completions.clear()
             self._again.append(question)
             return
-        self._asked.pop(name, None)
+        self._asked.pop(question.name, None)
         if isinstance(answer, Failure):
             for row in question.rows:
-                self._fail(task, row, question.hash, answer)
+                self.outcomes.fail(task, row, question.hash, answer)
         else:
             if task.reusable:
-                self._recent[name] = answer
+                self._recent[question.name] = answer
             for number, row in enumerate(question.rows):
-                self._answer(task, row, question.hash, answer, reused=number > 0)
+                self.outcomes.answer(task, row, question.hash, answer, reused=number > 0)
         self._close(question.rows)
-        due = time.monotonic() - self._committed >= self.settings.commit_seconds
-        if len(self.batch) >= self.settings.commit_rows or due:
-            self._commit()
+        self.outcomes.commit_if_due()
 
-    def _open(self, rows: Sequence[_Row]) -> None:
+    def _open(self, rows: Sequence[OpenRow]) -> None:
         for row in rows:
             row.slice.open_rows += 1
 
-    def _close(self, rows: Sequence[_Row]) -> None:
+    def _close(self, rows: Sequence[OpenRow]) -> None:
         for row in rows:
             row.slice.open_rows -= 1
             if row.slice.is_read and not row.slice.open_rows:
                 self._ready.append(row.slice)
-
-    def _answer(self, task: Task, row: _Row, digest: str, answer: Answer, reused: bool) -> None:
-        counts = row.slice.counts[task.name]
-        if reused:
-            counts.rows_reused += 1
-        else:
-            counts.rows_answered += 1
-        self._done += 1
-        fingerprint = self.pipeline.fingerprints[task.name]
-        to_ledger = task.reusable and not reused
-        self.batch.answers.append(
-            AnswerToWrite(task.name, row.key, row.slice.partition.key, fingerprint, digest, answer, to_ledger)
-        )
-
-    def _fail(self, task: Task, row: _Row, digest: str, failure: Failure) -> None:
-        row.slice.counts[task.name].rows_failed += 1
-        self._failures[str(failure.kind)] += 1
-        self._done += 1
-        fingerprint = self.pipeline.fingerprints[task.name]
-        self.batch.failures.append(
-            FailureToWrite(task.name, row.key, row.slice.partition.key, fingerprint, digest, failure, row.attempts + 1)
-        )
-
-    def _check_failures(self) -> None:
-        """Raise a FailureThresholdError if more failed than the settings accept; all that was done is committed."""
-        settings, failed = self.settings, self._failures.total()
-        read = sum(counts.rows_read for part in self.slices for counts in part.counts.values())
-        limits = []
-        if settings.max_failed_share is not None and failed > settings.max_failed_share * read:
-            limits.append(f"max_failed_share={settings.max_failed_share:g}")
-        if settings.max_failed_rows is not None and failed > settings.max_failed_rows:
-            limits.append(f"max_failed_rows={settings.max_failed_rows}")
-        if limits:
-            kinds = ", ".join(f"{kind}: {count}" for kind, count in self._failures.most_common())
-            raise FailureThresholdError(
-                f"{failed} of {read} answers failed ({kinds}), more than {' and '.join(limits)} accepts. "
-                "All other answers are in their tables; llm_failures has the reasons."
-            )
-
-    def _commit(self) -> None:
-        self._committed = time.monotonic()
-        if len(self.batch):
-            with self.watch("write"):
-                self.store.write(self.batch, self.pipeline.model, self.run_id)
-            self.batch = Batch()
-        self._report()
-
-    def _report(self) -> None:
-        if self.listener is not None:
-            seconds = time.monotonic() - self._started
-            self.listener(Progress(self._done, self._total, self._complete, len(self.slices), seconds))
-
-    def _throughput_rows(self, result: PartitionResult) -> list[dict[str, object]]:
-        seconds = {
-            f"seconds_{stage}": result.seconds.get(stage, 0.0) for stage in ("read", "prompt", "generate", "write")
-        }
-        total = sum(seconds.values())
-        load = result.seconds.get("load", 0.0)
-        info = asdict(self.pipeline.engine.info)
-        rows: list[dict[str, object]] = []
-        for task, counts in result.counts.items():
-            asked, tokens = counts.rows_answered, counts.prompt_tokens + counts.output_tokens
-            rows.append(
-                {
-                    "run_id": self.run_id,
-                    "source": self.pipeline.source.source.name,
-                    "task": task,
-                    "partition_key": result.partition_key,
-                    "started_at": result.started_at,
-                    "finished_at": result.finished_at,
-                    **asdict(counts),
-                    **seconds,
-                    "seconds_total": total,
-                    "seconds_load": load,
-                    "rows_per_second": asked / total if asked else None,
-                    "tokens_per_second": tokens / total if tokens else None,
-                    **info,
-                }
-            )
-        return rows
 
 
 def _empty_message(task: Task) -> str:

@@ -1,18 +1,36 @@
 """The databases: a source to read, and the tables that answers are written to."""
 
 from llm_assets.tables.database import Database
+from llm_assets.tables.export import export_csv, export_file
 from llm_assets.tables.ledger import prune_ledger
+from llm_assets.tables.locks import POLL_SECONDS, run_locks
 from llm_assets.tables.source import Source, SourceTable
-from llm_assets.tables.store import AnswerToWrite, Batch, FailureToWrite, Output, Store
+from llm_assets.tables.store import (
+    AnsweredRow,
+    AnswerToWrite,
+    Batch,
+    FailedRow,
+    FailureToWrite,
+    Output,
+    Store,
+    UnstorableError,
+)
 
 __all__ = [
+    "POLL_SECONDS",
     "AnswerToWrite",
+    "AnsweredRow",
     "Batch",
     "Database",
+    "FailedRow",
     "FailureToWrite",
     "Output",
     "Source",
     "SourceTable",
     "Store",
+    "UnstorableError",
+    "export_csv",
+    "export_file",
     "prune_ledger",
+    "run_locks",
 ]

@@ -1,20 +1,41 @@
 """A connection to a database, with errors that a person can act on and no password in any of them."""
 
+import functools
 import sqlite3
+import time
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
 from llm_assets.errors import DatabaseError
+from llm_assets.secrets import masked_logger, remember
 
 OUTPUT_DIALECTS = ("sqlite", "postgresql")
 
 SECRET_WORDS = ("pass", "pwd", "secret", "token", "odbc_connect")
 """A parameter in a URL whose name contains one of these is not shown."""
+
+
+RETRY_SECONDS = 60.0
+"""How long a run waits for a database that is away: as long as a restart or a failover takes."""
+
+PASSING_STATES = ("08", "40001", "40P01", "53300", "55P03", "57P")
+"""Beginnings of the SQLSTATE codes of what passes: a lost connection, a serialization failure, a deadlock, too many
+connections, a lock that is taken, a server that shuts down or starts."""
+
+LASTING_REFUSALS = ("authentication failed", "no password supplied", "does not exist", "permission denied")
+"""What a server says, without a code, to a connection that it will not take the next time either."""
+
+KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+"""A server whose machine is gone is noticed after a minute, not after the operating system's two hours."""
+
+logger = masked_logger(__name__)
 
 
 class Database:
@@ -39,15 +60,20 @@ class Database:
         self.url = url
         hidden = {name: "hidden" for name in self._url.query if any(word in name.lower() for word in SECRET_WORDS)}
         self.name = self._url.update_query_dict(hidden).render_as_string(hide_password=True)
+        # A password that is also the name of something hides nothing, and would mask that name in every message.
+        names = (None, "", self._url.username, self._url.host, self._url.database)
+        for secret in (self._url.password, *(value for name in hidden for value in self._url.normalized_query[name])):
+            if secret not in names:
+                remember(str(secret))
 
     @cached_property
     def engine(self) -> sa.Engine:
         """The SQLAlchemy engine."""
-        arguments = {"connect_timeout": 15} if self.dialect == "postgresql" else {}
+        arguments = {"connect_timeout": 15, **KEEPALIVES} if self.dialect == "postgresql" else {}
         if self.dialect == "sqlite":
             arguments = {"timeout": 60}
         try:
-            engine = sa.create_engine(self._url, connect_args=arguments, pool_pre_ping=True)
+            engine = sa.create_engine(self._url, connect_args=arguments, pool_pre_ping=True, hide_parameters=True)
         except (NoSuchModuleError, ImportError) as error:
             raise DatabaseError(
                 f"The driver of {self.name} is not installed: {error}. For Postgres install llm_assets[postgres]."
@@ -61,14 +87,24 @@ class Database:
         """The database's kind: sqlite, postgresql, ..."""
         return self._url.get_backend_name()
 
+    @property
+    def file(self) -> Path | None:
+        """The file of a SQLite database; None for one in memory and for any other kind."""
+        path = self._url.database
+        if self.dialect != "sqlite" or not path or path.startswith((":", "file:")):
+            return None
+        return Path(path).expanduser()
+
     def check(self) -> None:
         """Connect once.
 
         Raises:
             DatabaseError: the database cannot be reached, with its address and the reason.
         """
-        if self.dialect == "sqlite" and self._url.database and not self._url.database.startswith((":", "file:")):
-            self._check_sqlite_directory(self._url.database)
+        if self.file is not None and not self.file.parent.is_dir():
+            raise DatabaseError(
+                f"The directory of the database {self.name} does not exist. Make it, or change the path."
+            )
         try:
             with self.engine.connect():
                 pass
@@ -99,12 +135,6 @@ class Database:
                 "another one."
             ) from None
 
-    def _check_sqlite_directory(self, path: str) -> None:
-        if not Path(path).expanduser().parent.is_dir():
-            raise DatabaseError(
-                f"The directory of the database {self.name} does not exist. Make it, or change the path."
-            )
-
     def close(self) -> None:
         """Give back every connection."""
         if "engine" in self.__dict__:
@@ -114,6 +144,65 @@ class Database:
 def reason_of(error: DBAPIError) -> str:
     """Return what the driver said, on one line, without the statement and its values."""
     return " ".join(str(error.orig).split())
+
+
+class _HasDatabase(Protocol):
+    @property
+    def database(self) -> Database: ...
+
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+Owner = TypeVar("Owner", bound=_HasDatabase)
+
+
+def retried(
+    method: Callable[Concatenate[Owner, Arguments], Result],
+) -> Callable[Concatenate[Owner, Arguments], Result]:
+    """Call a method again while its database is away or another transaction stands in its way.
+
+    For methods of one transaction, or of several that do no harm when they are repeated.
+
+    Raises:
+        DatabaseError: the database refused, or was away for longer than `RETRY_SECONDS`.
+        sqlalchemy.exc.DataError: the database cannot hold a value.
+    """
+
+    @functools.wraps(method)
+    def call(self: Owner, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        deadline, wait = None, 0.1
+        while True:
+            try:
+                return method(self, *args, **kwargs)
+            except DataError:
+                raise
+            except DBAPIError as error:
+                deadline = deadline or time.monotonic() + RETRY_SECONDS
+                if not passes(error) or time.monotonic() > deadline:
+                    raise DatabaseError(
+                        f"The database {self.database.name} failed: {reason_of(error)}. What was committed stays; when "
+                        "the cause is mended, run again, and only the rest is asked."
+                    ) from error
+                logger.warning("%s: %s. Trying again in %.1f s.", self.database.name, reason_of(error), wait)
+            time.sleep(wait)
+            wait = min(2 * wait, 5.0)
+
+    return call
+
+
+def passes(error: DBAPIError) -> bool:
+    """Return whether the same statement may succeed a little later."""
+    reason = reason_of(error)
+    if error.connection_invalidated or "database is locked" in reason:
+        return True
+    state = getattr(error.orig, "pgcode", None)
+    if state is not None:
+        return str(state).startswith(PASSING_STATES)
+    # Postgres' driver has no code for a connection that it could not make.
+    lost = isinstance(error, InterfaceError) or (
+        isinstance(error, OperationalError) and type(error.orig).__module__.startswith("psycopg")
+    )
+    return lost and not any(words in reason for words in LASTING_REFUSALS)
 
 
 def _configure_sqlite(connection: sqlite3.Connection, _: object) -> None:

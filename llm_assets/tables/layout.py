@@ -86,6 +86,17 @@ def failures_table(metadata: sa.MetaData) -> sa.Table:
     )
 
 
+def version_table(metadata: sa.MetaData) -> sa.Table:
+    """Return the layouts that the package's tables have had; the highest is the present one."""
+    return sa.Table(
+        "llm_version",
+        metadata,
+        sa.Column("layout", sa.Integer, primary_key=True, autoincrement=False, comment="Layout of the tables."),
+        sa.Column("since", Moment, nullable=False, comment="When the tables were given it (UTC)."),
+        comment="Layout of the tables that llm_assets writes.",
+    )
+
+
 def throughput_table(metadata: sa.MetaData) -> sa.Table:
     """Return what runs did: one row for each run, task and partition."""
     counts = {
@@ -94,6 +105,7 @@ def throughput_table(metadata: sa.MetaData) -> sa.Table:
         "rows_reused": "Rows that took the answer to an equal text.",
         "rows_skipped": "Rows already answered, unchanged.",
         "rows_failed": "Rows without an answer; see llm_failures.",
+        "rows_left": "Rows not asked: a limit of the run was reached, or it asked only failed rows.",
         "rows_removed": "Answers removed because their source row is gone.",
         "prompt_tokens": "Prompt tokens of the rows asked.",
         "cached_tokens": "Those of them that came from the prefix cache.",
@@ -114,9 +126,19 @@ def throughput_table(metadata: sa.MetaData) -> sa.Table:
         sa.Column("source", sa.Text, primary_key=True, comment="Source table."),
         sa.Column("task", sa.Text, primary_key=True, comment="Task."),
         sa.Column("partition_key", sa.Text, primary_key=True, comment="Partition."),
+        sa.Column(
+            "status",
+            sa.Text,
+            nullable=False,
+            server_default="complete",
+            comment="complete; limit: a limit of the run was reached before; running: so far, or the run was stopped.",
+        ),
         sa.Column("started_at", Moment, nullable=False, comment="When the partition was begun (UTC)."),
-        sa.Column("finished_at", Moment, nullable=False, comment="When it was done (UTC)."),
-        *(sa.Column(name, sa.BigInteger, nullable=False, comment=comment) for name, comment in counts.items()),
+        sa.Column("finished_at", Moment, nullable=False, comment="When it was done, or last written to (UTC)."),
+        *(
+            sa.Column(name, sa.BigInteger, nullable=False, server_default="0", comment=comment)
+            for name, comment in counts.items()
+        ),
         *(sa.Column(name, sa.Double, nullable=False, comment=comment) for name, comment in seconds.items()),
         sa.Column("rows_per_second", sa.Double, comment="Rows asked per second of the total; NULL if none was."),
         sa.Column(

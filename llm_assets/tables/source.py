@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, NoSuchTableError
 
 from llm_assets.errors import ConfigError, SourceError, did_you_mean
 from llm_assets.records import Key, Partition, Row
-from llm_assets.tables.database import Database, reason_of
+from llm_assets.tables.database import Database, passes, reason_of, retried
 
 CHUNK_ROWS = 1000
 
@@ -82,20 +82,26 @@ class SourceTable:
             page = query.order_by(*keys).limit(CHUNK_ROWS)
             if last is not None:
                 page = page.where(after(keys, last))
-            with self.database.engine.connect() as connection:
-                rows = [self._row(values) for values in connection.execute(page).mappings()]
+            rows = self._page(page)
             if rows:
                 yield rows
                 last = rows[-1].key
             if len(rows) < CHUNK_ROWS:
                 return
 
+    @retried
+    def _page(self, query: sa.Select[Any]) -> list[Row]:
+        with self.database.engine.connect() as connection:
+            return [self._row(values) for values in connection.execute(query).mappings()]
+
+    @retried
     def count(self, partition: Partition) -> int:
         """Return the number of rows in a partition."""
         query = sa.select(sa.func.count()).select_from(self._table).where(*self._conditions(partition))
         with self.database.engine.connect() as connection:
             return connection.execute(query).scalar_one()
 
+    @retried
     def present(self, partition: Partition, keys: Sequence[Key]) -> set[Key]:
         """Return those of some keys that the partition holds."""
         columns = [self._table.c[name] for name in self.key_columns]
@@ -103,11 +109,14 @@ class SourceTable:
         with self.database.engine.connect() as connection:
             return {tuple(row) for row in connection.execute(query)}
 
+    @retried
     def check_key(self, partition: Partition) -> None:
         """Raise a SourceError if the partition has a key twice or one that is NULL, or cannot be read at all."""
         try:
             self._check_key(partition)
         except DBAPIError as error:
+            if passes(error):
+                raise
             raise SourceError(
                 f"Table {self.source.name!r}: partition {partition.key!r} cannot be read: {reason_of(error)}. Check "
                 "the partition's value, `where`, and the right to read the table."

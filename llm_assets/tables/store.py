@@ -7,14 +7,16 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import CompileError, ProgrammingError
+from sqlalchemy.exc import CompileError, DataError
 
 from llm_assets.errors import ConfigError, DatabaseError, OutputTableError
 from llm_assets.records import Answer, Column, Failure, Key
+from llm_assets.secrets import masked
 from llm_assets.tables.columns import clean, from_json, key_text, to_json, upsert
-from llm_assets.tables.database import OUTPUT_DIALECTS, Database, reason_of
-from llm_assets.tables.layout import failures_table, ledger_table, results_table, throughput_table
+from llm_assets.tables.database import OUTPUT_DIALECTS, Database, reason_of, retried
+from llm_assets.tables.layout import failures_table, ledger_table, results_table, throughput_table, version_table
 from llm_assets.tables.source import CHUNK_ROWS, SourceTable, after, matches, output_prefix
+from llm_assets.tables.upgrade import make_tables
 
 POSTGRES_NAME_BYTES = 63
 
@@ -83,6 +85,17 @@ class Batch:
         return len(self.answers) + len(self.failures) + len(self.moved)
 
 
+class UnstorableError(Exception):
+    """Some answers of a batch cannot be held by the database; nothing of the batch is written.
+
+    `refused` are those answers with the database's reasons.
+    """
+
+    def __init__(self, refused: list[tuple[AnswerToWrite, str]]) -> None:
+        super().__init__(f"{len(refused)} answers cannot be stored")
+        self.refused = refused
+
+
 class Store:
     """The output tables of one source.
 
@@ -126,9 +139,10 @@ class Store:
         self._ledger = ledger_table(self._metadata)
         self._failures = failures_table(self._metadata)
         self._throughput = throughput_table(self._metadata)
+        self._version = version_table(self._metadata)
 
     def prepare(self) -> None:
-        """Create the tables that do not exist, and compare those that do."""
+        """Create the tables that do not exist, and bring those that do up to date; see `make_tables`."""
         self.database.check_writable()
         with self.database.engine.begin() as connection:
             # Of runs that start together one makes the tables, and the others wait for it.
@@ -141,22 +155,9 @@ class Store:
                     f"There is no schema {schema!r} in {self.database.name}. Create it, or choose one of "
                     f"{', '.join(inspector.get_schema_names())}."
                 )
-            existing = set(inspector.get_table_names(schema))
-            if self._throughput.name in existing:
+            if inspector.has_table(self._throughput.name, schema):
                 self._check_owner(connection)
-            for table in self._metadata.sorted_tables:
-                if table.name in existing:
-                    found = {column["name"] for column in inspector.get_columns(table.name, schema=schema)}
-                    missing, unknown = set(table.columns.keys()) - found, found - set(table.columns.keys())
-                    if missing or unknown:
-                        raise OutputTableError(_difference(table, missing, unknown, self.database.name))
-            try:
-                self._metadata.create_all(connection)
-            except ProgrammingError as error:
-                raise DatabaseError(
-                    f"The output tables cannot be made in {self.database.name}: {reason_of(error)}. Give the role the "
-                    "right to make tables there, as sql/roles/postgres.sql does."
-                ) from None
+            make_tables(connection, self._metadata, self._version, self.database)
 
     def _check_owner(self, connection: sa.Connection) -> None:
         """Raise an OutputTableError if another source writes to the same tables: each would remove the other's rows."""
@@ -175,6 +176,7 @@ class Store:
         """Return the full name of a task's output table."""
         return self._results[task].fullname
 
+    @retried
     def answered(self, task: str, keys: Sequence[Key]) -> dict[Key, AnsweredRow]:
         """Return, for those of some keys that have an answer, what it was an answer to."""
         table = self._results[task]
@@ -185,6 +187,7 @@ class Store:
             rows = connection.execute(query.where(matches(key_columns, keys)))
             return {tuple(row[:width]): AnsweredRow(*row[width:]) for row in rows}
 
+    @retried
     def failed(self, task: str, keys: Sequence[Key]) -> dict[Key, FailedRow]:
         """Return, for those of some keys that failed, what failed and how often."""
         table = self._failures
@@ -200,6 +203,7 @@ class Store:
                 for row in connection.execute(query)
             }
 
+    @retried
     def reusable(
         self, task: str, fingerprint: str, hashes: Collection[str], since: datetime | None = None
     ) -> dict[str, Answer]:
@@ -216,9 +220,31 @@ class Store:
                 for row in connection.execute(query)
             }
 
-    def write(self, batch: Batch, model: str, run_id: str) -> None:
-        """Commit a batch in one transaction: answers, ledger and failures. `model` names what gave the answers."""
+    def write(self, batch: Batch, model: str, run_id: str, throughput: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Commit a batch in one transaction: answers, ledger, failures, and rows of `llm_throughput`.
+
+        Args:
+            batch: What to write.
+            model: What gave the answers.
+            run_id: The run that writes.
+            throughput: How far the run is in the batch's partitions.
+
+        Raises:
+            UnstorableError: the database cannot hold some of the answers; nothing is written.
+        """
         now = datetime.now(UTC)
+        try:
+            self._write(batch, model, run_id, now, throughput)
+        except (DataError, OverflowError):
+            refused = [(item, reason) for item in batch.answers if (reason := self._refusal(item, model, run_id, now))]
+            if not refused:
+                raise
+            raise UnstorableError(refused) from None
+
+    @retried
+    def _write(
+        self, batch: Batch, model: str, run_id: str, now: datetime, throughput: Sequence[Mapping[str, Any]]
+    ) -> None:
         with self.database.engine.begin() as connection:
             for task, table in self._results.items():
                 answers = [item for item in batch.answers if item.task == task]
@@ -232,6 +258,22 @@ class Store:
             ledger = {(item.fingerprint, item.content_hash): item for item in batch.answers if item.to_ledger}
             upsert(connection, self._ledger, [_ledger_row(ledger[name], now) for name in sorted(ledger)])
             upsert(connection, self._failures, [self._failure_row(item, run_id, now) for item in batch.failures])
+            upsert(connection, self._throughput, throughput)
+
+    @retried
+    def _refusal(self, item: AnswerToWrite, model: str, run_id: str, now: datetime) -> str | None:
+        """Return why the database cannot hold an answer; None if it can. Nothing is written."""
+        with self.database.engine.connect() as connection:
+            try:
+                upsert(connection, self._results[item.task], [self._result_row(item, model, run_id, now)])
+                upsert(connection, self._ledger, [_ledger_row(item, now)])
+            except DataError as error:
+                return reason_of(error)
+            except OverflowError as error:
+                return str(error)
+            finally:
+                connection.rollback()
+        return None
 
     def remove_missing(self, task: str, partition_key: str, present: Callable[[Sequence[Key]], set[Key]]) -> int:
         """Delete the partition's answers whose source row is gone; return how many.
@@ -242,11 +284,18 @@ class Store:
         removed = 0
         for keys in self._stored_keys(table, partition_key):
             gone = set(keys) - present(keys)
-            with self.database.engine.begin() as connection:
-                self._delete(connection, table, list(gone))
-            removed += len(gone)
+            if gone:
+                removed += self._remove(table, partition_key, list(gone))
         return removed
 
+    @retried
+    def _remove(self, table: sa.Table, partition_key: str, keys: Sequence[Key]) -> int:
+        # By the partition too: another run may have moved a row to its own partition meanwhile.
+        condition = matches(self._key_columns(table), keys)
+        with self.database.engine.begin() as connection:
+            return connection.execute(table.delete().where(condition, table.c.partition_key == partition_key)).rowcount
+
+    @retried
     def remove_old_failures(self, task: str, partition_key: str, run_id: str) -> None:
         """Delete the partition's failures that this run did not find again."""
         table = self._failures
@@ -260,11 +309,13 @@ class Store:
                 )
             )
 
+    @retried
     def write_throughput(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write one row for each task of a partition."""
         with self.database.engine.begin() as connection:
             upsert(connection, self._throughput, rows)
 
+    @retried
     def sample(self, task: str, partition_key: str, limit: int) -> list[dict[str, Any]]:
         """Return some answers of a partition, in key order, for a preview."""
         table = self._results[task]
@@ -274,6 +325,7 @@ class Store:
             rows = connection.execute(query.order_by(*self._key_columns(table)).limit(limit)).mappings()
             return [dict(row) for row in rows]
 
+    @retried
     def value_counts(self, task: str, column: str, partition_key: str) -> dict[str, int]:
         """Return how often each value of a text column stands in a partition."""
         table = self._results[task]
@@ -281,6 +333,7 @@ class Store:
         with self.database.engine.connect() as connection:
             return {str(value): count for value, count in connection.execute(query.group_by(table.c[column]))}
 
+    @retried
     def mean(self, task: str, column: str, partition_key: str) -> float | None:
         """Return the mean of a number column in a partition; None if it has no rows."""
         table = self._results[task]
@@ -297,13 +350,17 @@ class Store:
         query = sa.select(*columns).where(table.c.partition_key == partition_key).order_by(*columns).limit(CHUNK_ROWS)
         page = query
         while True:
-            with self.database.engine.connect() as connection:
-                keys = [tuple(row) for row in connection.execute(page)]
+            keys = self._keys(page)
             if keys:
                 yield keys
             if len(keys) < CHUNK_ROWS:
                 return
             page = query.where(after(columns, keys[-1]))
+
+    @retried
+    def _keys(self, query: sa.Select[Any]) -> list[Key]:
+        with self.database.engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(query)]
 
     def _delete(self, connection: sa.Connection, table: sa.Table, keys: Sequence[Key]) -> None:
         if keys:
@@ -342,7 +399,7 @@ class Store:
             "row_key": key_text(item.key),
             "partition_key": item.partition_key,
             "kind": str(item.failure.kind),
-            "message": clean(item.failure.message),
+            "message": clean(masked(item.failure.message)),
             "raw_output": clean(item.failure.raw_output),
             "attempts": item.attempts,
             "fingerprint": item.fingerprint,
@@ -398,15 +455,3 @@ def _key_type(kind: Any, source: Database, output: Database) -> Any:
         return kind.as_generic()
     except NotImplementedError:
         return sa.Text()
-
-
-def _difference(table: sa.Table, missing: set[str], unknown: set[str], database: str) -> str:
-    parts = []
-    if missing:
-        parts.append(f"lacks {', '.join(sorted(missing))}")
-    if unknown:
-        parts.append(f"has {', '.join(sorted(unknown))}, which is not written here")
-    return (
-        f"The output table {table.fullname!r} in {database} exists with other columns: it {' and '.join(parts)}. "
-        "Rename or drop that table, or give the task another name."
-    )

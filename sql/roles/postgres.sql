@@ -34,7 +34,8 @@ DECLARE
     name TEXT;
 BEGIN
     FOREACH name IN ARRAY ARRAY[
-        'reviews_sentiment', 'reviews_facts', 'reviews_summary', 'llm_answers', 'llm_failures', 'llm_throughput'
+        'reviews_sentiment', 'reviews_facts', 'reviews_summary', 'llm_answers', 'llm_failures', 'llm_throughput',
+        'llm_version'
     ] LOOP
         IF to_regclass('public.' || quote_ident(name)) IS NOT NULL THEN
             EXECUTE 'ALTER TABLE public.' || quote_ident(name) || ' OWNER TO llm_pipeline';
@@ -50,7 +51,7 @@ DECLARE
 BEGIN
     FOREACH name IN ARRAY ARRAY[
         'reviews_sentiment', 'reviews_facts', 'reviews_summary', 'llm_answers', 'llm_failures', 'llm_throughput',
-        'reviews_answered'
+        'llm_version', 'reviews_answered'
     ] LOOP
         IF to_regclass('public.' || quote_ident(name)) IS NOT NULL THEN
             EXECUTE 'GRANT SELECT ON public.' || quote_ident(name) || ' TO llm_analyst';

@@ -15,7 +15,15 @@ from tests.sql.conftest import answer_all
 from tests.sql.files import SQL, Sql, statements
 
 PASSWORD = "for-this-test"
-OWN_TABLES = ["reviews_sentiment", "reviews_facts", "reviews_summary", "llm_answers", "llm_failures", "llm_throughput"]
+OWN_TABLES = [
+    "reviews_sentiment",
+    "reviews_facts",
+    "reviews_summary",
+    "llm_answers",
+    "llm_failures",
+    "llm_throughput",
+    "llm_version",
+]
 READABLE = ["reviews", *OWN_TABLES, "reviews_answered"]
 
 

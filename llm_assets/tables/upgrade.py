@@ -1,0 +1,117 @@
+"""The package's tables made, and those of an earlier version or of a task's earlier columns brought up to date."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+
+from llm_assets.errors import DatabaseError, OutputTableError
+from llm_assets.tables.database import Database, reason_of
+
+LAYOUT = 2
+"""Version of the package's own tables.
+
+1: the tables of release 0.1, which had no version. 2: `status` and `rows_left` in `llm_throughput`.
+"""
+
+
+def make_tables(connection: sa.Connection, metadata: sa.MetaData, version: sa.Table, database: Database) -> None:
+    """Create the tables that do not exist, and add to those that do the columns that they lack.
+
+    Raises:
+        OutputTableError: a table is not one of this package's, has columns that it no longer writes or writes as
+            another type, or was made by a later version.
+        DatabaseError: the right to make or alter tables is missing; the message has the statements.
+    """
+    inspector = sa.inspect(connection)
+    existing = set(inspector.get_table_names(metadata.schema))
+    stored = None
+    if version.name in existing:
+        stored = connection.execute(sa.select(sa.func.max(version.c.layout))).scalar_one()
+        if stored is not None and stored > LAYOUT:
+            raise OutputTableError(
+                f"The tables in {database.name} were made by a later version of llm_assets: they have layout {stored}, "
+                f"and this version knows layout {LAYOUT}. Install the later version."
+            )
+    statements = [
+        statement
+        for table in metadata.sorted_tables
+        if table.name in existing
+        for statement in _additions(connection, table, inspector.get_columns(table.name, metadata.schema), database)
+    ]
+    try:
+        for statement in statements:
+            # Without parameters a driver leaves percent signs alone.
+            connection.execution_options(no_parameters=True).exec_driver_sql(statement)
+        metadata.create_all(connection)
+        if stored != LAYOUT:
+            connection.execute(version.insert().values(layout=LAYOUT, since=datetime.now(UTC)))
+    except (ProgrammingError, OperationalError) as error:
+        raise DatabaseError(_refusal(error, statements, database)) from None
+
+
+def _additions(connection: sa.Connection, table: sa.Table, found: Sequence[Any], database: Database) -> list[str]:
+    """Return the statements that add what a table lacks."""
+    dialect = connection.dialect
+    types = {column["name"]: column["type"] for column in found}
+    missing = [column for column in table.columns if column.name not in types]
+    unknown = types.keys() - table.columns.keys()
+    if any(not column.nullable and column.server_default is None for column in missing):
+        raise OutputTableError(_not_ours(table, {column.name for column in missing}, unknown, database.name))
+    other = [
+        f"{column.name} is {types[column.name].compile(dialect)} there and {column.type.compile(dialect)} now"
+        for column in table.columns
+        if column.name in types
+        and not column.primary_key
+        and types[column.name].compile(dialect) != column.type.compile(dialect)
+    ]
+    if other or unknown:
+        name = dialect.identifier_preparer.format_table(table)
+        quote = dialect.identifier_preparer.quote
+        columns = [*sorted(unknown), *(text.partition(" ")[0] for text in other)]
+        changes = [*(f"{column} is not written any more" for column in sorted(unknown)), *other]
+        drops = "\n".join(_plain(dialect, f"ALTER TABLE {name} DROP COLUMN {quote(column)};") for column in columns)
+        raise OutputTableError(
+            f"The columns of the output table {table.fullname!r} in {database.name} have changed: "
+            f"{'; '.join(changes)}. Give the task another name to keep the old table, or drop what is stale; new "
+            f"columns are added by themselves:\n{drops}"
+        )
+    statements: list[str] = []
+    for column in missing:
+        name = dialect.identifier_preparer.format_table(table)
+        statements.append(f"ALTER TABLE {name} ADD COLUMN {sa.schema.CreateColumn(column).compile(dialect=dialect)}")
+        if dialect.supports_comments:
+            statements.append(str(sa.schema.SetColumnComment(column).compile(dialect=dialect)))
+    return [_plain(dialect, statement) for statement in statements]
+
+
+def _plain(dialect: sa.Dialect, statement: str) -> str:
+    """A statement as the database reads it: for some drivers SQLAlchemy doubles percent signs."""
+    return statement.replace("%%", "%") if dialect.paramstyle in ("format", "pyformat") else statement
+
+
+def _not_ours(table: sa.Table, missing: set[str], unknown: set[str], database: str) -> str:
+    parts = [f"lacks {', '.join(sorted(missing))}"]
+    if unknown:
+        parts.append(f"has {', '.join(sorted(unknown))}, which is not written here")
+    return (
+        f"The output table {table.fullname!r} in {database} exists with other columns: it {' and '.join(parts)}. "
+        "Rename or drop that table, or give the task another name."
+    )
+
+
+def _refusal(
+    error: DBAPIError,
+    statements: Sequence[str],
+    database: Database,
+) -> str:
+    message = (
+        f"The output tables cannot be made in {database.name}: {reason_of(error)}. Give the role the right to make "
+        "tables there, as sql/roles/postgres.sql does"
+    )
+    if not statements:
+        return f"{message}."
+    sql = "\n".join(f"{statement};" for statement in statements)
+    return f"{message}, or let their owner run:\n{sql}"

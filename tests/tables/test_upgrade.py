@@ -1,0 +1,125 @@
+"""Tables of an earlier version, and tasks whose columns changed: brought up to date, or refused with the SQL to run."""
+
+import re
+
+import pytest
+import sqlalchemy as sa
+
+from llm_assets.errors import DatabaseError, OutputTableError
+from llm_assets.pipeline import Pipeline
+from llm_assets.tables import Database, Source
+from llm_assets.tables.upgrade import LAYOUT
+from llm_assets.tasks import Extract
+from tests.postgres import PostgresServer
+from tests.tables.shop import SENTIMENT, RecordingEngine, Shop, only, outcomes
+
+SIZE = {"type": "string", "maxLength": 20}
+FACTS = Extract(name="facts", schema={"type": "object", "properties": {"size": SIZE}})
+MORE_FACTS = Extract(
+    name="facts",
+    schema={
+        "type": "object",
+        "properties": {"size": SIZE, "100%?": {"type": "number", "description": "50% or 100%"}},
+        "required": ["100%?"],
+    },
+)
+OTHER_FACTS = Extract(name="facts", schema={"type": "object", "properties": {"size": {"type": "integer"}}})
+
+
+def make_first_layout(shop: Shop) -> None:
+    """Give the tables the shape that they had before they carried a version."""
+    shop.execute(
+        "DROP TABLE llm_version",
+        "ALTER TABLE llm_throughput DROP COLUMN status",
+        "ALTER TABLE llm_throughput DROP COLUMN rows_left",
+    )
+
+
+def test_new_tables_carry_the_version(shop: Shop) -> None:
+    shop.run()
+    shop.run()
+    assert shop.column("SELECT layout FROM llm_version") == [LAYOUT]
+
+
+def test_tables_of_the_first_layout_are_brought_up_to_date_and_keep_their_rows(shop: Shop) -> None:
+    shop.add(["a", "b"])
+    shop.run()
+    make_first_layout(shop)
+    engine = RecordingEngine()
+    assert outcomes(only(shop.run(engine=engine))) == (0, 0, 2, 0)
+    assert engine.loads == 0
+    assert shop.column("SELECT layout FROM llm_version") == [LAYOUT]
+    found = shop.rows("SELECT run_id, status, rows_left, rows_answered FROM llm_throughput ORDER BY run_id")
+    assert found == [("run-1", "complete", 0, 2), ("run-2", "complete", 0, 0)]
+
+
+def test_an_added_column_has_its_comment_in_postgres(postgres_url: str) -> None:
+    shop = Shop(postgres_url)
+    shop.run()
+    make_first_layout(shop)
+    shop.run()
+    columns = {column["name"]: column for column in sa.inspect(shop.database.engine).get_columns("llm_throughput")}
+    assert columns["rows_left"]["comment"].startswith("Rows not asked")
+    shop.database.close()
+
+
+def test_tables_of_a_later_version_are_refused(shop: Shop) -> None:
+    shop.run()
+    shop.execute(f"UPDATE llm_version SET layout = {LAYOUT + 1}")
+    engine = RecordingEngine()
+    with pytest.raises(
+        OutputTableError, match=rf"have layout {LAYOUT + 1}, and this version knows layout {LAYOUT}\. In"
+    ):
+        shop.pipeline(engine=engine)
+    assert engine.loads == 0
+
+
+def test_a_field_that_a_schema_gains_becomes_a_column(shop: Shop) -> None:
+    shop.add(["a", "b"])
+    shop.run(FACTS)
+    assert outcomes(only(shop.run(MORE_FACTS))) == (2, 0, 0, 0)
+    table = shop.table("reviews_facts")
+    with shop.database.engine.connect() as connection:
+        assert [type(row["100%?"]) for row in connection.execute(table.select()).mappings()] == [float, float]
+
+
+@pytest.mark.parametrize("task", [FACTS, OTHER_FACTS], ids=["lost a field", "changed a type"])
+def test_the_sql_of_a_refusal_makes_the_next_run_work(shop: Shop, task: Extract) -> None:
+    shop.add(["a", "b"])
+    shop.run(MORE_FACTS)
+    with pytest.raises(
+        OutputTableError, match=r"columns of the output table 'reviews_facts' in .* have changed"
+    ) as caught:
+        shop.pipeline(task)
+    statements = re.findall(r"^ALTER .*;$", str(caught.value), re.MULTILINE)
+    assert statements
+    shop.execute(*statements)
+    assert outcomes(only(shop.run(task))) == (2, 0, 0, 0)
+
+
+def test_a_role_that_may_not_alter_tables_is_told_what_their_owner_must_run(
+    postgres_url: str, postgres: PostgresServer
+) -> None:
+    shop = Shop(postgres_url)
+    shop.add(["a"])
+    shop.run()
+    make_first_layout(shop)
+    [name] = shop.column("SELECT current_database()")
+    role = f"reader_{name}"
+    shop.execute(
+        f"CREATE ROLE {role} LOGIN PASSWORD 'x'",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}",
+    )
+    try:
+        database = Database(postgres.url(name, role, "x"))
+        with pytest.raises(
+            DatabaseError, match=r"must be owner of table llm_throughput.*let their owner run"
+        ) as caught:
+            Pipeline(Source(table="reviews"), [SENTIMENT], RecordingEngine(), database, database)
+        database.close()
+        statements = re.findall(r"^(?:ALTER|COMMENT) .*;$", str(caught.value), re.MULTILINE)
+        shop.execute(*statements)
+        shop.run()
+    finally:
+        shop.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+        shop.database.close()
