@@ -13,7 +13,7 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field
 
-from llm_assets.dagster import DatabaseResource, TimePartitions, VllmResource, build_llm_assets
+from llm_assets.dagster import DatabaseResource, TimePartitions, VllmResource, build_failed_rows_job, build_llm_assets
 from llm_assets.demo.model import MODEL_DIRECTORY
 from llm_assets.sampling import Sampling
 from llm_assets.tables import Source
@@ -115,9 +115,11 @@ def table_definitions(
         # The engine is a resource: in one process, all steps share one load of the model.
         executor_def=dg.in_process_executor,
     )
+    assets = build_llm_assets(source, tasks, partitions, group_name=source.table)
+    failed_rows_job = build_failed_rows_job(assets, executor_def=dg.in_process_executor)
     return dg.Definitions(
-        assets=build_llm_assets(source, tasks, partitions, group_name=source.table),
-        jobs=[job],
+        assets=assets,
+        jobs=[job, failed_rows_job],
         schedules=[dg.build_schedule_from_partitioned_job(job, hour_of_day=2)] if partitions else [],
         resources={
             "database": DatabaseResource(url=os.environ.get("LLM_ASSETS_DATABASE_URL", DEMO_DATABASE_URL)),

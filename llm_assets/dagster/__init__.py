@@ -1,6 +1,6 @@
 """The Dagster side: resources, and a factory of assets."""
 
-from llm_assets.dagster.assets import RunConfig, build_llm_assets
+from llm_assets.dagster.assets import RunConfig, build_failed_rows_job, build_llm_assets
 from llm_assets.dagster.partitions import StaticPartitions, TimePartitions
 from llm_assets.dagster.resources import DatabaseResource, DummyEngineResource, EngineResource, VllmResource
 
@@ -12,5 +12,6 @@ __all__ = [
     "StaticPartitions",
     "TimePartitions",
     "VllmResource",
+    "build_failed_rows_job",
     "build_llm_assets",
 ]

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from llm_assets.dagster.metadata import asset_metadata, materialization_metadata
 from llm_assets.dagster.partitions import Partitions
-from llm_assets.errors import DatabaseError, EngineError
+from llm_assets.errors import ConfigError, DatabaseError, EngineError, validation_message
 from llm_assets.pipeline import PartitionResult, Pipeline, PipelineSettings, output_table_name
 from llm_assets.progress import listener
 from llm_assets.records import Partition
@@ -36,8 +36,12 @@ class RunConfig(dg.Config):
     max_tokens: int | None = Field(default=None, description="Use at most this many tokens of prompts and output.")
 
     def applied_to(self, settings: PipelineSettings) -> PipelineSettings:
-        """Return the settings of one run."""
-        return PipelineSettings.model_validate({**settings.model_dump(), **self.model_dump(exclude_defaults=True)})
+        """Return the settings of one run, or raise a ConfigError."""
+        values = {**settings.model_dump(), **self.model_dump(exclude_defaults=True)}
+        try:
+            return PipelineSettings.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(f"The run's config: {validation_message(error)}") from None
 
 
 def build_llm_assets(
@@ -149,6 +153,34 @@ def build_llm_assets(
     return [table, answers]
 
 
+def build_failed_rows_job(
+    assets: Sequence[dg.AssetsDefinition | dg.AssetSpec],
+    kinds: Sequence[str] = (),
+    name: str | None = None,
+    executor_def: dg.ExecutorDefinition | None = None,
+):
+    """Return a job that asks again only the rows that failed before; all other answers stay as they are.
+
+    Args:
+        assets: What `build_llm_assets` returned.
+        kinds: Kinds of failures to ask again; none given is all.
+        name: The job's name; `ask_failed_<table>` if not given.
+        executor_def: How the job's steps are run.
+    """
+    [answers] = [item for item in assets if isinstance(item, dg.AssetsDefinition)]
+    config = RunConfig(only_failed=True, failure_kinds=list(kinds))
+    config.applied_to(PipelineSettings())
+    table = answers.op.name.removesuffix("__answers")
+    what = f"the rows of {table} that failed" + (f" with {', '.join(kinds)}" if kinds else "")
+    return dg.define_asset_job(
+        name or f"ask_failed_{table}",
+        selection=dg.AssetSelection.assets(*answers.keys),
+        config=dg.RunConfig(ops={answers.op.name: config}),
+        description=f"Ask again about {what}, and about no others.",
+        executor_def=executor_def,
+    )
+
+
 def _log(log: dg.DagsterLogManager, name: str, task: Task, result: PartitionResult) -> None:
     counts = result.counts[task.name]
     log.info(
@@ -156,8 +188,8 @@ def _log(log: dg.DagsterLogManager, name: str, task: Task, result: PartitionResu
         f"{counts.rows_skipped} unchanged, {counts.rows_failed} failed, {counts.rows_removed} removed."
     )
     if counts.rows_left:
-        reason = f"the run reached {result.limit}" if result.limit else "the run asks only failed rows"
-        log.warning(f"{name}: {counts.rows_left} rows were not asked, because {reason}.")
+        reason = f"this one reached {result.limit}" if result.limit else "this one asks only failed rows"
+        log.warning(f"{name}: {counts.rows_left} left for another run, because {reason}.")
 
 
 @contextmanager

@@ -12,6 +12,9 @@ concurrency:
   pools:
     granularity: run
     default_limit: 1
+python_logs:
+  managed_python_loggers: [llm_assets]
+  python_log_level: INFO
 telemetry:
   enabled: false
 nux:

@@ -51,7 +51,9 @@ class PipelineSettings(BaseModel):
     def _kinds_exist(cls, kinds: Any) -> Any:
         for kind in kinds:
             if kind not in list(FailureKind):
-                raise ConfigError(f"There is no failure kind {kind!r}. {did_you_mean(str(kind), FailureKind)}")
+                raise ConfigError(
+                    f"There is no failure kind {kind!r}. {did_you_mean(str(kind), map(str, FailureKind))}"
+                )
         return kinds
 
     @model_validator(mode="after")

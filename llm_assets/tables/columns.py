@@ -1,5 +1,6 @@
 """Column types, values made fit to store, and upserts: what all output tables share."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,22 @@ TYPES: dict[ColumnType, Any] = {
     "datetime": Moment,
     "json": Json,
 }
+
+
+LONGEST_KEY_TEXT = 2000
+"""Bytes. A longer key is cut in `llm_failures`, and made unique by its hash: Postgres' indexes hold 2,704."""
+
+
+class AsInSource(sa.types.UserDefinedType[Any]):
+    """A type by its declaration. Values pass as the driver gives them, so a stored key equals the key that was read."""
+
+    cache_ok = True
+
+    def __init__(self, declaration: str = "") -> None:
+        self.declaration = declaration
+
+    def get_col_spec(self, **_: Any) -> str:
+        return self.declaration
 
 
 def answer_column(column: Column) -> sa.Column[Any]:
@@ -66,8 +83,12 @@ def from_json(values: Mapping[str, Any], columns: Sequence[Column]) -> dict[str,
 
 
 def key_text(key: Key) -> str:
-    """Return a key as text: the value of a single column, or a JSON list of several."""
-    return str(key[0]) if len(key) == 1 else json.dumps(key, default=str, ensure_ascii=False)
+    """Return a key as text: the value of a single column, or a JSON list of several; of a long one its beginning."""
+    text = str(key[0]) if len(key) == 1 else json.dumps(key, default=str, ensure_ascii=False)
+    encoded = text.encode("utf-8", "surrogatepass")
+    if len(encoded) <= LONGEST_KEY_TEXT:
+        return text
+    return f"{encoded[: LONGEST_KEY_TEXT - 40].decode('utf-8', 'ignore')}... {hashlib.sha256(encoded).hexdigest()[:32]}"
 
 
 def upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -80,6 +80,8 @@ class Database:
             ) from None
         if self.dialect == "sqlite":
             event.listen(engine, "connect", _configure_sqlite)
+        elif engine.driver == "psycopg2":
+            event.listen(engine, "connect", _configure_psycopg2)
         return engine
 
     @property
@@ -209,3 +211,20 @@ def _configure_sqlite(connection: sqlite3.Connection, _: object) -> None:
     connection.execute("PRAGMA synchronous=NORMAL")
     # One row with a broken byte must not stop the reading of all the others.
     connection.text_factory = lambda data: data.decode("utf-8", "replace")
+
+
+def _configure_psycopg2(connection: Any, _: object) -> None:
+    """Read dates and times that Python cannot hold, such as 44 BC, as Postgres writes them."""
+    from psycopg2 import extensions
+
+    def lenient(reader: Any) -> Any:
+        def read(value: Any, cursor: Any) -> object:
+            try:
+                return reader(value, cursor)
+            except (ValueError, OverflowError):
+                return value
+
+        return read
+
+    for reader in (extensions.PYDATE, extensions.PYDATETIME, extensions.PYDATETIMETZ):
+        extensions.register_type(extensions.new_type(reader.values, reader.name, lenient(reader)), connection)

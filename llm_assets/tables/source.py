@@ -1,5 +1,6 @@
 """The table that rows are read from: checked before anything runs, then streamed in the order of its key."""
 
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, NoSuchTableError
 
 from llm_assets.errors import ConfigError, SourceError, did_you_mean
 from llm_assets.records import Key, Partition, Row
+from llm_assets.tables.columns import AsInSource
 from llm_assets.tables.database import Database, passes, reason_of, retried
 
 CHUNK_ROWS = 1000
@@ -66,7 +68,9 @@ class SourceTable:
         self.columns = tuple(dict.fromkeys([*self.key_columns, *columns]))
         # Columns without a type: values arrive as the driver gives them, whatever the table declares.
         names = dict.fromkeys(self.columns if partition_column is None else (*self.columns, partition_column))
-        self._table = sa.table(source.table, *(sa.column(name) for name in names), schema=source.db_schema)
+        # Those of the key neither on their way back: in SQLite a column holds numbers beside text.
+        columns_read = [sa.column(name, AsInSource() if name in self.key_columns else None) for name in names]
+        self._table = sa.table(source.table, *columns_read, schema=source.db_schema)
 
     @cached_property
     def key_types(self) -> tuple[sa.types.TypeEngine[Any], ...]:
@@ -92,7 +96,19 @@ class SourceTable:
     @retried
     def _page(self, query: sa.Select[Any]) -> list[Row]:
         with self.database.engine.connect() as connection:
-            return [self._row(values) for values in connection.execute(query).mappings()]
+            rows = [self._row(values) for values in connection.execute(query).mappings()]
+        # A key that is read as something else would never be found again, and no page could begin behind it.
+        if changed := [row.key for row in rows if any(map(_may_have_changed, row.key))]:
+            columns = [self._table.c[name] for name in self.key_columns]
+            with self.database.engine.connect() as connection:
+                found = {tuple(row) for row in connection.execute(sa.select(*columns).where(matches(columns, changed)))}
+            for key in changed:
+                if key not in found:
+                    raise SourceError(
+                        f"Table {self.source.name!r}: the key {key!r} cannot be read as it is stored: it is no valid "
+                        "UTF-8, or no number. Mend it, or leave that row out with `where`."
+                    )
+        return rows
 
     @retried
     def count(self, partition: Partition) -> int:
@@ -185,7 +201,9 @@ class SourceTable:
         return key
 
     def _row(self, values: Mapping[Any, object]) -> Row:
-        return Row(tuple(values[name] for name in self.key_columns), {name: values[name] for name in self.columns})
+        return Row(
+            tuple(values[name] for name in self.key_columns), {name: _as_text(values[name]) for name in self.columns}
+        )
 
     def _conditions(self, partition: Partition) -> list[sa.ColumnElement[bool]]:
         conditions: list[sa.ColumnElement[bool]] = []
@@ -233,6 +251,20 @@ class SourceTable:
                 f"Partition {partition.value!r} is no value of column {partition.column!r}, whose type is {kind}."
             ) from None
         return partition.value
+
+
+def _may_have_changed(value: object) -> bool:
+    """Whether a value of a key may have been read as something else: text with a broken byte, or NaN."""
+    return (isinstance(value, str) and "\ufffd" in value) or value != value
+
+
+def _as_text(value: object) -> object:
+    """Bytes as the UTF-8 that they mostly are, and what the driver has parsed as JSON again."""
+    if isinstance(value, bytes | memoryview):
+        return bytes(value).decode("utf-8", "replace")
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return value
 
 
 def _between_in_sqlite(column: sa.ColumnElement[Any], start: datetime, end: datetime) -> sa.ColumnElement[bool]:

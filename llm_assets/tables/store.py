@@ -9,10 +9,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import CompileError, DataError
 
-from llm_assets.errors import ConfigError, DatabaseError, OutputTableError
+from llm_assets.errors import ConfigError, DatabaseError, OutputTableError, SourceError
 from llm_assets.records import Answer, Column, Failure, Key
 from llm_assets.secrets import masked
-from llm_assets.tables.columns import clean, from_json, key_text, to_json, upsert
+from llm_assets.tables.columns import AsInSource, clean, from_json, key_text, to_json, upsert
 from llm_assets.tables.database import OUTPUT_DIALECTS, Database, reason_of, retried
 from llm_assets.tables.layout import failures_table, ledger_table, results_table, throughput_table, version_table
 from llm_assets.tables.source import CHUNK_ROWS, SourceTable, after, matches, output_prefix
@@ -179,6 +179,7 @@ class Store:
     @retried
     def answered(self, task: str, keys: Sequence[Key]) -> dict[Key, AnsweredRow]:
         """Return, for those of some keys that have an answer, what it was an answer to."""
+        self._check_keys(keys)
         table = self._results[task]
         key_columns = self._key_columns(table)
         query = sa.select(*key_columns, table.c.fingerprint, table.c.content_hash, table.c.partition_key)
@@ -341,6 +342,23 @@ class Store:
         with self.database.engine.connect() as connection:
             return connection.execute(query).scalar_one()
 
+    def _check_keys(self, keys: Sequence[Key]) -> None:
+        """Raise a SourceError for keys that the tables cannot hold, or cannot tell apart."""
+        by_text = {key_text(key): key for key in keys}
+        if len(by_text) < len(keys):
+            first, second = next((key, by_text[key_text(key)]) for key in keys if by_text[key_text(key)] is not key)
+            raise SourceError(
+                f"Table {self._source.source.name!r}: the keys {first!r} and {second!r} are the same as text, and "
+                "llm_failures could not hold both. Give the key column one type, or leave one out with `where`."
+            )
+        if self.database.dialect == "postgresql":
+            for key in keys:
+                if any(isinstance(value, str) and "\0" in value for value in key):
+                    raise SourceError(
+                        f"Table {self._source.source.name!r}: the key {key!r} has a NUL character, which Postgres "
+                        "cannot hold. Leave that row out with `where`, or write the answers to SQLite."
+                    )
+
     def _key_columns(self, table: sa.Table) -> list[sa.Column[Any]]:
         return [table.c[name] for name in self._source.key_columns]
 
@@ -421,18 +439,6 @@ def _ledger_row(item: AnswerToWrite, now: datetime) -> dict[str, Any]:
     }
 
 
-class _AsInSource(sa.types.UserDefinedType[Any]):
-    """A type by its declaration. Values pass as the driver gives them, so a stored key equals the key that was read."""
-
-    cache_ok = True
-
-    def __init__(self, declaration: str) -> None:
-        self.declaration = declaration
-
-    def get_col_spec(self, **_: Any) -> str:
-        return self.declaration
-
-
 def _key_type(kind: Any, source: Database, output: Database) -> Any:
     """The type of a key column in an output table: as in the source where that is possible, so that both join."""
     if isinstance(kind, sa.Integer):
@@ -441,10 +447,10 @@ def _key_type(kind: Any, source: Database, output: Database) -> Any:
     created = isinstance(kind, sa.Enum | postgresql.DOMAIN | postgresql.CITEXT)
     if source.url == output.url or (source.dialect == output.dialect and not created):
         try:
-            return _AsInSource(kind.compile(dialect=output.engine.dialect))
+            return AsInSource(kind.compile(dialect=output.engine.dialect))
         except CompileError:
             # No type is known: a view's expression in SQLite, whose values keep their own; or an extension's type.
-            return _AsInSource("BLOB") if output.dialect == "sqlite" else sa.Text()
+            return AsInSource("BLOB") if output.dialect == "sqlite" else sa.Text()
     if isinstance(kind, sa.String):
         return sa.Text()
     if source.dialect == "sqlite":

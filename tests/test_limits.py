@@ -1,0 +1,188 @@
+"""Limits of a run: it stops well, keeps everything, and says what is left."""
+
+import time
+
+import pytest
+from pydantic import ValidationError
+
+from llm_assets.errors import FailureThresholdError
+from llm_assets.pipeline import PipelineSettings
+from llm_assets.records import FailureKind, Request
+from llm_assets.tables.source import CHUNK_ROWS
+from llm_assets.tasks import Extract
+from tests.tables.shop import (
+    NOTE,
+    SENTIMENT,
+    FaultyEngine,
+    RecordingEngine,
+    Shop,
+    SlowEngine,
+    changed,
+    day,
+    only,
+    outcomes,
+)
+
+SHORT_NOTE = changed(NOTE, sampling={"max_tokens": 20})
+
+
+class LateEngine(SlowEngine):
+    """Takes a while for each request."""
+
+    def __init__(self, in_flight: int, seconds: float) -> None:
+        super().__init__(in_flight)
+        self.seconds = seconds
+
+    def ask(self, request: Request):
+        time.sleep(self.seconds)
+        return super().ask(request)
+
+
+def left(shop: Shop) -> list[tuple]:
+    return shop.rows(
+        "SELECT run_id, status, rows_answered, rows_left FROM llm_throughput ORDER BY run_id, partition_key"
+    )
+
+
+def test_max_rows_is_not_passed_and_the_next_run_goes_on(shop: Shop) -> None:
+    shop.add([f"text {i}" for i in range(10)])
+    result = shop.run(max_rows=4)
+    assert (outcomes(only(result)), only(result).rows_left, result.limit) == ((4, 0, 0, 0), 6, "max_rows=4")
+    assert only(shop.run(max_rows=4)).rows_left == 2
+    assert outcomes(only(shop.run(max_rows=4))) == (2, 0, 8, 0)
+    assert left(shop) == [("run-1", "limit", 4, 6), ("run-2", "limit", 4, 2), ("run-3", "complete", 2, 0)]
+
+
+def test_rows_without_a_question_do_not_count_against_the_limit(shop: Shop) -> None:
+    shop.add(["a", "b", None, "a", "c", "d"])
+    result = only(shop.run(max_rows=2))
+    assert (outcomes(result), result.rows_left) == ((2, 1, 0, 1), 2)
+
+
+def test_each_tasks_question_about_a_row_counts(shop: Shop) -> None:
+    shop.add(["a", "b", "c"])
+    result = shop.run(SENTIMENT, NOTE, max_rows=4)
+    assert {name: outcomes(counts)[0] for name, counts in result.counts.items()} == {"sentiment": 2, "note": 2}
+
+
+@pytest.mark.parametrize("in_flight", [1, 5])
+def test_max_tokens_is_never_passed(shop: Shop, in_flight: int) -> None:
+    shop.add([f"text {i}" for i in range(10)])
+    free = only(shop.run(SHORT_NOTE))
+    each = (free.prompt_tokens + free.output_tokens) // 10
+    shop.execute("DELETE FROM reviews_note", "DELETE FROM llm_answers")
+    limit = 4 * each + 25
+    counts = only(shop.run(SHORT_NOTE, engine=SlowEngine(in_flight), max_tokens=limit))
+    assert 0 < counts.prompt_tokens + counts.output_tokens <= limit
+    assert counts.rows_answered + counts.rows_left == 10
+    assert counts.rows_answered >= 3
+
+
+def test_max_seconds_ends_a_run_that_would_take_longer(shop: Shop) -> None:
+    shop.add([f"text {i}" for i in range(CHUNK_ROWS + 200)])
+    counts = only(shop.run(engine=LateEngine(8, 0.01), max_seconds=1.5, commit_seconds=0.1))
+    assert counts.rows_answered > 10
+    assert counts.rows_left > 100
+    assert counts.rows_read == CHUNK_ROWS + 200
+    assert shop.column("SELECT COUNT(*) FROM reviews_sentiment") == [counts.rows_answered]
+    again = only(shop.run())
+    assert outcomes(again) == (counts.rows_left, 0, counts.rows_answered, 0)
+
+
+def test_a_request_in_flight_at_the_end_of_the_time_is_left(shop: Shop) -> None:
+    shop.add(["a", "b", "c"])
+    started = time.monotonic()
+    counts = only(shop.run(engine=LateEngine(1, 0.7), max_seconds=1.0))
+    assert time.monotonic() - started < 10
+    assert counts.rows_left >= 1
+    assert outcomes(only(shop.run()))[0] == counts.rows_left
+
+
+def test_partitions_that_were_not_begun_are_left_whole(shop: Shop) -> None:
+    for number, name in enumerate(("monday", "tuesday", "wednesday")):
+        shop.add([f"{name} {i}" for i in range(5)], first_id=10 * number, day=name)
+    pipeline = shop.pipeline(engine=LateEngine(1, 0.3), column="day", max_seconds=0.8)
+    results = {
+        r.partition_key: only(r) for r in pipeline.run_all([day(d) for d in ("monday", "tuesday", "wednesday")], "run")
+    }
+    assert results["wednesday"].rows_left == 5
+    assert sum(counts.rows_answered + counts.rows_left for counts in results.values()) == 15
+
+
+def test_failures_and_answers_of_rows_that_were_left_still_stand(shop: Shop) -> None:
+    shop.add(["a", "b", "c"])
+    shop.run(NOTE, engine=FaultyEngine(errors={"c": FailureKind.ENGINE_ERROR}))
+    shop.execute("UPDATE reviews SET text = 'new' WHERE id = 1")
+    shop.run(NOTE, max_rows=1)
+    assert shop.column("SELECT row_key FROM llm_failures") == ["3"]
+    assert shop.column("SELECT id FROM reviews_note ORDER BY id") == [1, 2]
+
+
+def test_a_cut_off_answer_whose_second_try_does_not_fit_is_left(shop: Shop) -> None:
+    shop.add(["cut", "fine"])
+    task = Extract(name="facts", schema={"type": "object", "properties": {"price": {"type": "number"}}})
+    counts = only(shop.run(task, engine=FaultyEngine(cut_off={"cut"}), max_rows=2))
+    assert (outcomes(counts), counts.rows_left) == ((1, 0, 0, 0), 1)
+    assert shop.column("SELECT COUNT(*) FROM llm_failures") == [0]
+
+
+def test_rows_that_were_left_do_not_thin_the_share_of_failures(shop: Shop) -> None:
+    shop.add(["bad", "good", *(f"text {i}" for i in range(98))])
+    engine = FaultyEngine(errors={"bad": FailureKind.ENGINE_ERROR})
+    with pytest.raises(FailureThresholdError, match=r"^1 of 2 answers failed"):
+        shop.run(NOTE, engine=engine, max_rows=2, max_failed_share=0.4)
+
+
+@pytest.mark.parametrize("kinds", [(), ("engine_error",)])
+def test_only_failed_asks_failed_rows_whatever_their_attempts(shop: Shop, kinds: tuple[str, ...]) -> None:
+    shop.add(["a", "bad", "worse", None])
+    errors = {"bad": FailureKind.ENGINE_ERROR, "worse": FailureKind.REFUSED_REQUEST}
+    for _ in range(5):
+        shop.run(NOTE, engine=FaultyEngine(errors=errors))
+    shop.add(["new"], first_id=10)
+    engine = RecordingEngine()
+    counts = only(shop.run(NOTE, engine=engine, only_failed=True, failure_kinds=kinds))
+    assert engine.texts == (["bad"] if kinds else ["bad", "worse"])
+    assert (outcomes(counts), counts.rows_left) == ((2, 0, 1, 1) if not kinds else (1, 0, 1, 2), 1)
+    kept = ["3", "4"] if kinds else ["4"]
+    assert shop.column("SELECT row_key FROM llm_failures ORDER BY row_key") == kept
+    assert outcomes(only(shop.run(NOTE)))[0] == 1
+
+
+def test_failure_kinds_are_checked() -> None:
+    with pytest.raises(ValidationError, match=r"There is no failure kind 'truncate'\. Did you mean 'truncated'"):
+        PipelineSettings(only_failed=True, failure_kinds=("truncate",))
+    with pytest.raises(ValidationError, match="set only_failed too"):
+        PipelineSettings(failure_kinds=("truncated",))
+    with pytest.raises(ValidationError, match="set one of them"):
+        PipelineSettings(only_failed=True, full_refresh=True)
+
+
+def test_answers_of_rows_that_are_gone_can_be_kept(shop: Shop) -> None:
+    shop.add(["a", "b"])
+    shop.run(keep_removed=True)
+    shop.execute("DELETE FROM reviews WHERE id = 1")
+    assert only(shop.run(keep_removed=True)).rows_removed == 0
+    assert shop.column("SELECT id FROM reviews_sentiment ORDER BY id") == [1, 2]
+    assert only(shop.run()).rows_removed == 1
+
+
+def test_an_answer_that_the_database_cannot_hold_fails_alone(postgres_url: str) -> None:
+    shop = Shop(postgres_url)
+    shop.add(["a", "b", "c"])
+    shop.run(NOTE)
+    shop.execute(
+        "DELETE FROM reviews_note",
+        "DELETE FROM llm_answers",
+        "CREATE FUNCTION no_b() RETURNS trigger AS $$ BEGIN "
+        "IF NEW.id = 2 THEN RAISE EXCEPTION USING ERRCODE = '22003', MESSAGE = 'too big'; END IF; RETURN NEW; "
+        "END $$ LANGUAGE plpgsql",
+        "CREATE TRIGGER no_b BEFORE INSERT ON reviews_note FOR EACH ROW EXECUTE FUNCTION no_b()",
+    )
+    counts = only(shop.run(NOTE))
+    assert outcomes(counts) == (2, 0, 0, 1)
+    [(key, kind, message)] = shop.rows("SELECT row_key, kind, message FROM llm_failures")
+    assert (key, kind) == ("2", "unstorable")
+    assert message.startswith("The database cannot hold the answer: too big")
+    assert shop.column("SELECT id FROM reviews_note ORDER BY id") == [1, 3]
+    shop.database.close()
