@@ -73,16 +73,24 @@ class Database:
         if self.dialect == "sqlite":
             arguments = {"timeout": 60}
         try:
-            engine = sa.create_engine(self._url, connect_args=arguments, pool_pre_ping=True, hide_parameters=True)
+            # Many rows in one message: psycopg2's own executemany sends one and waits, for each row.
+            batched = {"executemany_mode": "values_plus_batch"} if self._is_psycopg2 else {}
+            engine = sa.create_engine(
+                self._url, connect_args=arguments, pool_pre_ping=True, hide_parameters=True, **batched
+            )
         except (NoSuchModuleError, ImportError) as error:
             raise DatabaseError(
                 f"The driver of {self.name} is not installed: {error}. For Postgres install llm_assets[postgres]."
             ) from None
         if self.dialect == "sqlite":
             event.listen(engine, "connect", _configure_sqlite)
-        elif engine.driver == "psycopg2":
+        elif self._is_psycopg2:
             event.listen(engine, "connect", _configure_psycopg2)
         return engine
+
+    @property
+    def _is_psycopg2(self) -> bool:
+        return self.dialect == "postgresql" and self._url.get_driver_name() == "psycopg2"
 
     @property
     def dialect(self) -> str:

@@ -111,11 +111,12 @@ class FaultyEngine(RecordingEngine):
 class Shop:
     """A database with a table `reviews` (id, day, text)."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, make: bool = True) -> None:
         self.url = url
         self.database = Database(url)
-        self.execute("CREATE TABLE reviews (id INTEGER PRIMARY KEY, day TEXT, text TEXT)")
         self._runs = 0
+        if make:
+            self.execute("CREATE TABLE reviews (id INTEGER PRIMARY KEY, day TEXT, text TEXT)")
 
     def execute(self, *statements: str) -> None:
         with self.database.engine.begin() as connection:
