@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ui test lint bench lock clean
+.PHONY: help setup demo ui test lint crash bench lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ lint: $(SETUP)  ## Check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+crash: $(SETUP)  ## Kill runs, engines and databases at random moments, and compare what is in the tables (15 minutes)
+	@$(BIN)/python -m tests.crash $(ARGS)
 
 bench: $(SETUP)  ## Measure against plain vLLM on this machine
 	@$(BIN)/python -m benchmarks
