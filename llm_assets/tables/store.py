@@ -1,18 +1,17 @@
 """The output database: what is answered already, and transactions that add to it."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import CompileError, DataError
+from sqlalchemy.exc import DataError
 
 from llm_assets.errors import ConfigError, DatabaseError, OutputTableError, SourceError
 from llm_assets.records import Answer, Column, Failure, Key
 from llm_assets.secrets import masked
-from llm_assets.tables.columns import AsInSource, clean, from_json, key_text, to_json, upsert
+from llm_assets.tables.batch import AnsweredRow, AnswerToWrite, Batch, FailedRow, FailureToWrite, UnstorableError
+from llm_assets.tables.columns import clean, from_json, key_text, key_type, to_json, upsert
 from llm_assets.tables.database import OUTPUT_DIALECTS, Database, reason_of, retried
 from llm_assets.tables.layout import failures_table, ledger_table, results_table, throughput_table, version_table
 from llm_assets.tables.source import CHUNK_ROWS, SourceTable, after, matches, output_prefix
@@ -28,72 +27,6 @@ class Output(NamedTuple):
     table: str
     columns: tuple[Column, ...]
     comment: str
-
-
-class AnsweredRow(NamedTuple):
-    """What a stored answer was an answer to."""
-
-    fingerprint: str
-    content_hash: str
-    partition_key: str
-
-
-class FailedRow(NamedTuple):
-    """What a stored failure was about, and how often it happened."""
-
-    fingerprint: str
-    content_hash: str
-    attempts: int
-    failure: Failure
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerToWrite:
-    """An answer on its way into the tables. `to_ledger` is whether it may serve for other rows."""
-
-    task: str
-    key: Key
-    partition_key: str
-    fingerprint: str
-    content_hash: str
-    answer: Answer
-    to_ledger: bool
-
-
-@dataclass(frozen=True, slots=True)
-class FailureToWrite:
-    """A failure on its way into the tables."""
-
-    task: str
-    key: Key
-    partition_key: str
-    fingerprint: str
-    content_hash: str
-    failure: Failure
-    attempts: int
-
-
-@dataclass(slots=True)
-class Batch:
-    """What is committed together. `moved` are answered rows that belong to another partition now, by task."""
-
-    answers: list[AnswerToWrite] = field(default_factory=list)
-    failures: list[FailureToWrite] = field(default_factory=list)
-    moved: list[tuple[str, Key, str]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.answers) + len(self.failures) + len(self.moved)
-
-
-class UnstorableError(Exception):
-    """Some answers of a batch cannot be held by the database; nothing of the batch is written.
-
-    `refused` are those answers with the database's reasons.
-    """
-
-    def __init__(self, refused: list[tuple[AnswerToWrite, str]]) -> None:
-        super().__init__(f"{len(refused)} answers cannot be stored")
-        self.refused = refused
 
 
 class Store:
@@ -117,7 +50,7 @@ class Store:
         self._source = source
         self._columns = {output.task: output.columns for output in outputs}
         self._metadata = sa.MetaData(schema=schema)
-        types = [_key_type(kind, source.database, database) for kind in source.key_types]
+        types = [key_type(kind, source.database, database) for kind in source.key_types]
         key = list(zip(source.key_columns, types, strict=True))
         self._results: dict[str, sa.Table] = {}
         for output in outputs:
@@ -437,27 +370,3 @@ def _ledger_row(item: AnswerToWrite, now: datetime) -> dict[str, Any]:
         "finish_reason": item.answer.finish_reason,
         "answered_at": now,
     }
-
-
-def _key_type(kind: Any, source: Database, output: Database) -> Any:
-    """The type of a key column in an output table: as in the source where that is possible, so that both join."""
-    if isinstance(kind, sa.Integer):
-        return sa.BigInteger()
-    # Types that someone created in the source's database may not exist in another one.
-    created = isinstance(kind, sa.Enum | postgresql.DOMAIN | postgresql.CITEXT)
-    if source.url == output.url or (source.dialect == output.dialect and not created):
-        try:
-            return AsInSource(kind.compile(dialect=output.engine.dialect))
-        except CompileError:
-            # No type is known: a view's expression in SQLite, whose values keep their own; or an extension's type.
-            return AsInSource("BLOB") if output.dialect == "sqlite" else sa.Text()
-    if isinstance(kind, sa.String):
-        return sa.Text()
-    if source.dialect == "sqlite":
-        if isinstance(kind, sa.Boolean):
-            return sa.BigInteger()
-        return sa.Double() if isinstance(kind, sa.Numeric) else sa.Text()
-    try:
-        return kind.as_generic()
-    except NotImplementedError:
-        return sa.Text()

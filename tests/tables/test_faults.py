@@ -119,7 +119,7 @@ def test_a_full_disk_ends_the_run_with_the_reason_and_the_next_one_asks_the_rest
     shop.database.close()
 
 
-def test_a_right_that_is_taken_away_ends_the_run_with_the_reason(server: PostgresServer, statement: str) -> None:
+def test_a_right_that_is_taken_away_ends_the_run_with_the_reason(server: PostgresServer) -> None:
     owner = filled(Shop(server.url()))
     owner.run()
     owner.execute(

