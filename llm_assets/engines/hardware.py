@@ -42,7 +42,7 @@ def cpu_has_bfloat16() -> bool:
 
 
 def device_and_memory() -> tuple[str, int | None]:
-    """Return the hardware's name and its memory in use, in bytes, as the driver says: vLLM's workers hold the memory."""
+    """Return the hardware's name and its memory in use, in bytes, as the driver says: vLLM's workers hold it."""
     if is_cpu_build():
         return "cpu", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     query = ["nvidia-smi", "--query-gpu=name,memory.used", "--format=csv,noheader,nounits"]
