@@ -1,6 +1,8 @@
 """Run every benchmark: python -m benchmarks."""
 
-from benchmarks import choice
+import subprocess
+import sys
 
 if __name__ == "__main__":
-    choice.main()
+    for name in ("choice", "incremental"):
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
