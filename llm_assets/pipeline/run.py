@@ -215,7 +215,8 @@ class Run:
             elif self.settings.only_failed and failure is None:
                 counts.rows_left += 1
             elif not text:
-                self.outcomes.fail(task, row, digest, Failure(FailureKind.EMPTY_TEXT, _empty_message(task)))
+                failure = Failure(FailureKind.EMPTY_TEXT, _empty_message(task))
+                self.outcomes.fail(task, OpenRow(part, key, 0), digest, failure)
             elif failure and not self._is_asked_again(failure, name):
                 # Not tried now, so not one attempt more.
                 self.outcomes.fail(task, OpenRow(part, key, failure.attempts - 1), digest, failure.failure)
