@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 from llm_assets.errors import ConfigError
-from llm_assets.json_schema import resolve
+from llm_assets.json_schema import MAX_BOUND, resolve, shortest_answers
 
 _FORMATS = {
     "date": "2026-01-31",
@@ -19,56 +19,104 @@ _FORMATS = {
     "uuid": "00000000-0000-4000-8000-000000000000",
 }
 _MAX_DEPTH = 8
+_MAX_VALUES = 1000
 _MAX_CHARACTERS = 2000
 
 
-def example_value(schema: Any, root: dict[str, Any], rng: random.Random, depth: int = 0) -> Any:
+def example_value(schema: Any, root: dict[str, Any], rng: random.Random) -> Any:
     """Return a random value that is valid under a JSON schema; `root` holds its definitions.
 
     Raises:
-        ConfigError: the schema uses something this function does not know.
+        ConfigError: the schema uses something this function does not know, or its answers nest too deep.
     """
-    if schema is True or schema == {}:
-        return None
-    if not isinstance(schema, dict):
-        raise ConfigError(f"No value is valid under the JSON schema {schema!r}.")
-    schema = resolve(schema, root)
-    if "const" in schema:
-        return schema["const"]
-    if "enum" in schema:
-        return rng.choice(schema["enum"])
-    options = schema.get("anyOf") or schema.get("oneOf")
-    if options:
-        # Deep down only options that end: a recursive schema would go on forever.
-        simple = [
-            option for option in options if "$ref" not in option and option.get("type") not in ("object", "array")
-        ]
-        return example_value(rng.choice(simple if simple and depth > _MAX_DEPTH else options), root, rng, depth + 1)
-    if "allOf" in schema:
-        merged = {key: value for part in schema["allOf"] for key, value in resolve(part, root).items()}
-        return example_value({**merged, **{k: v for k, v in schema.items() if k != "allOf"}}, root, rng, depth)
-    kind = schema.get("type", "object" if "properties" in schema else None)
-    if isinstance(kind, list):
-        kind = rng.choice(kind)
-    match kind:
-        case "null" | None:
+    return Examples(root, schema).value(rng)
+
+
+class Examples:
+    """Makes random values that are valid under a JSON schema: `root`, or another one with `root`'s definitions."""
+
+    def __init__(self, root: dict[str, Any], schema: Any = None) -> None:
+        self._root = root
+        self._schema = root if schema is None else schema
+        self._sizes = shortest_answers(root)
+
+    def value(self, rng: random.Random) -> Any:
+        """Return another value.
+
+        Raises:
+            ConfigError: the schema uses something this class does not know, or its answers nest too deep.
+        """
+        self._made = 0
+        try:
+            return self._value(self._schema, rng, 0)
+        except RecursionError:
+            raise ConfigError(
+                "No answer under the JSON schema nests less deep than Python can follow. Leave properties that lead "
+                "to ever more others out of 'required'."
+            ) from None
+
+    def _is_enough(self, depth: int) -> bool:
+        """Whether only what must be is added: a recursive schema would go on forever."""
+        return depth > _MAX_DEPTH or self._made > _MAX_VALUES
+
+    def _size(self, schema: Any) -> float:
+        return self._sizes.get(id(schema), 0)
+
+    def _value(self, schema: Any, rng: random.Random, depth: int) -> Any:
+        self._made += 1
+        if schema is True or schema == {}:
             return None
-        case "boolean":
-            return rng.random() < 0.5
-        case "integer" | "number":
-            return _number(schema, kind, rng)
-        case "string":
-            return _string(schema, rng)
-        case "array":
-            return _array(schema, root, rng, depth)
-        case "object":
-            required = schema.get("required", [])
-            return {
-                name: example_value(child, root, rng, depth + 1)
-                for name, child in schema.get("properties", {}).items()
-                if name in required or (depth <= _MAX_DEPTH and rng.random() < 0.7)
-            }
-    raise ConfigError(f"The JSON schema has the unknown type {kind!r}.")
+        if not isinstance(schema, dict):
+            raise ConfigError(f"No value is valid under the JSON schema {schema!r}.")
+        schema = resolve(schema, self._root)
+        if "const" in schema:
+            return schema["const"]
+        if "enum" in schema:
+            return rng.choice(schema["enum"])
+        options = schema.get("anyOf") or schema.get("oneOf")
+        if options:
+            ending = [option for option in options if self._size(option) <= MAX_BOUND] or options
+            option = min(ending, key=self._size) if self._is_enough(depth) else rng.choice(ending)
+            return self._value(option, rng, depth + 1)
+        if "allOf" in schema:
+            merged = {key: value for part in schema["allOf"] for key, value in resolve(part, self._root).items()}
+            return self._value({**merged, **{k: v for k, v in schema.items() if k != "allOf"}}, rng, depth)
+        kind = schema.get("type", "object" if "properties" in schema else None)
+        if isinstance(kind, list):
+            kind = rng.choice(kind)
+        match kind:
+            case "null" | None:
+                return None
+            case "boolean":
+                return rng.random() < 0.5
+            case "integer" | "number":
+                return _number(schema, kind, rng)
+            case "string":
+                return _string(schema, rng)
+            case "array":
+                return self._array(schema, rng, depth)
+            case "object":
+                return self._object(schema, rng, depth)
+        raise ConfigError(f"The JSON schema has the unknown type {kind!r}.")
+
+    def _array(self, schema: dict[str, Any], rng: random.Random, depth: int) -> list[Any]:
+        fixed = [self._value(item, rng, depth + 1) for item in schema.get("prefixItems", [])]
+        items = schema.get("items", {})
+        low = max(schema.get("minItems", 0) - len(fixed), 0)
+        high = max(low, min(low + 3, schema.get("maxItems", low + 3) - len(fixed)))
+        if self._is_enough(depth) or self._size(items) > MAX_BOUND:
+            high = low
+        return [*fixed, *(self._value(items, rng, depth + 1) for _ in range(rng.randint(low, high)))]
+
+    def _object(self, schema: dict[str, Any], rng: random.Random, depth: int) -> dict[str, Any]:
+        required = schema.get("required", [])
+        made = {}
+        for name, child in schema.get("properties", {}).items():
+            if name not in required and (self._is_enough(depth) or self._size(child) > MAX_BOUND):
+                continue
+            if name in required or rng.random() < 0.7:
+                made[name] = self._value(child, rng, depth + 1)
+        return made
 
 
 def _number(schema: dict[str, Any], kind: str, rng: random.Random) -> int | float:
@@ -92,16 +140,6 @@ def _string(schema: dict[str, Any], rng: random.Random) -> str:
     low = schema.get("minLength", 0)
     high = min(schema.get("maxLength", low + 12), low + 12)
     return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz ") for _ in range(rng.randint(low, high)))
-
-
-def _array(schema: dict[str, Any], root: dict[str, Any], rng: random.Random, depth: int) -> list[Any]:
-    fixed = [example_value(item, root, rng, depth + 1) for item in schema.get("prefixItems", [])]
-    low = max(schema.get("minItems", 0) - len(fixed), 0)
-    high = low if depth > _MAX_DEPTH else max(low, min(low + 3, schema.get("maxItems", low + 3) - len(fixed)))
-    return [
-        *fixed,
-        *(example_value(schema.get("items", {}), root, rng, depth + 1) for _ in range(rng.randint(low, high))),
-    ]
 
 
 def derive_text(kind: str, value: str, rng: random.Random) -> str:

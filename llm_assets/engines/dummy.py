@@ -6,8 +6,10 @@ import math
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
-from llm_assets.engines.derive import derive_text, example_value
+from llm_assets.engines.compile_check import check_cost, check_limits, patterns
+from llm_assets.engines.derive import Examples, derive_text
 from llm_assets.records import (
     BeamSearch,
     Candidate,
@@ -68,6 +70,10 @@ class DummyEngine:
         return EngineInfo("dummy", self.identity, "", "none")
 
     def check(self, constraint: Constraint) -> None:
+        check_limits(constraint)
+        for compiled in patterns(constraint) if constraint.kind == "json" else [constraint]:
+            if compiled.kind != "choice":
+                check_cost(compiled)
         self._text(constraint, random.Random(0))
 
     def load(self) -> None:
@@ -118,9 +124,13 @@ class DummyEngine:
         if constraint.kind == "choice":
             return rng.choice(constraint.value)
         if constraint.kind == "json":
-            schema = json.loads(str(constraint.value))
-            return json.dumps(example_value(schema, schema, rng), ensure_ascii=False)
+            return json.dumps(_examples(str(constraint.value)).value(rng), ensure_ascii=False)
         return derive_text(constraint.kind, str(constraint.value), rng)
+
+
+@lru_cache(maxsize=64)
+def _examples(schema: str) -> Examples:
+    return Examples(json.loads(schema))
 
 
 def _seed(text: str) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from llm_assets.engines.compile_check import COMPILERS, check_cost, check_limits
 from llm_assets.engines.hardware import (
     CPU_ENVIRONMENT,
     cpu_arguments,
@@ -116,18 +117,22 @@ class VllmEngine:
         return self._measured[1]
 
     def check(self, constraint: Constraint) -> None:
+        check_limits(constraint)
         self._prepare_environment()
+        backend = self._structured_outputs_config.get("backend", "auto")
+        complaint = check_cost(constraint, backend)  # first, because nothing limits vLLM's own validators
         from vllm import SamplingParams
         from vllm.v1.structured_output.backend_guidance import validate_guidance_grammar
         from vllm.v1.structured_output.backend_xgrammar import validate_xgrammar_grammar
 
-        backend = self._structured_outputs_config.get("backend", "auto")
         params = SamplingParams(structured_outputs=structured_outputs(constraint))
         try:
             if backend == "xgrammar":
                 validate_xgrammar_grammar(params)
             elif backend == "guidance":
                 validate_guidance_grammar(params, tokenizer=None)
+            if complaint and backend in COMPILERS:  # "auto" has others to turn to
+                raise ValueError(complaint)
         except refusals() as error:
             value = constraint.value if len(constraint.value) < 300 else f"{constraint.value[:300]}..."
             raise ConfigError(

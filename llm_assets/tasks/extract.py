@@ -60,7 +60,7 @@ class Extract(Task):
         for example in self.examples:
             try:
                 json.loads(example.answer)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ConfigError(
                     f"Task {self.name!r}: the example {example.text[:40]!r} has the answer {example.answer!r}, "
                     f"which is no JSON: {error}."
@@ -137,7 +137,7 @@ class ExtractPlan(GenerationPlan):
         except ValidationError as error:
             first = error.errors()[0]
             reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        except (ValueError, TypeError, OverflowError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             reason = str(error)
         return Failure(FailureKind.INVALID_JSON, f"The answer does not fit the schema: {reason}.", candidate.text)
 
