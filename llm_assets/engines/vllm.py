@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from llm_assets.engines.compile_check import COMPILERS, check_cost, check_limits
+from llm_assets.engines.compile_check import check_cost, check_limits
 from llm_assets.engines.hardware import (
     CPU_ENVIRONMENT,
     cpu_arguments,
@@ -131,7 +131,7 @@ class VllmEngine:
                 validate_xgrammar_grammar(params)
             elif backend == "guidance":
                 validate_guidance_grammar(params, tokenizer=None)
-            if complaint and backend in COMPILERS:  # "auto" has others to turn to
+            if complaint and backend != "auto":  # which has other compilers to turn to
                 raise ValueError(complaint)
         except refusals() as error:
             value = constraint.value if len(constraint.value) < 300 else f"{constraint.value[:300]}..."
