@@ -1,4 +1,5 @@
 import copy
+import math
 from datetime import date, datetime
 from enum import Enum
 from typing import Any, Literal
@@ -8,13 +9,17 @@ from pydantic import BaseModel, Field
 
 from llm_assets.errors import ConfigError
 from llm_assets.json_schema import (
+    MAX_BOUND,
     MAX_ITEMS,
     MAX_STRING_LENGTH,
     bounded,
+    check_regex,
+    check_size,
     describe,
     import_model,
     resolve,
     schema_columns,
+    shortest_answers,
 )
 from llm_assets.sampling import Sampling
 
@@ -292,3 +297,138 @@ def test_a_recursive_union_is_described_in_finite_words():
         "$defs": {"tree": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"$ref": "#/$defs/tree"}}]}},
     }
     assert describe(schema).startswith("- tree: string or list of string or list of")
+
+
+def test_a_reference_to_the_whole_schema_is_followed():
+    root = obj(more={"type": "array", "items": {"$ref": "#"}})
+    assert resolve({"$ref": "#"}, root) == root
+    assert describe(root) == "- more: list of object with more"
+
+
+def test_references_are_followed_only_so_far():
+    root = {"$defs": {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(100_000)}}
+    with pytest.raises(ConfigError, match=r"follows more than 100 references.* is at '#/\$defs/d100'"):
+        resolve({"$ref": "#/$defs/d0"}, root)
+
+
+@pytest.mark.timeout(60)
+def test_unions_that_refer_to_one_another_are_described_in_few_words():
+    names = [f"t{n}" for n in range(200)]
+    union = {"anyOf": [{"$ref": f"#/$defs/{name}"} for name in names]}
+    definitions = {name: {"anyOf": [{"const": name}, *union["anyOf"]]} for name in names}
+    assert len(describe({**obj(a=union), "$defs": definitions})) < 1_000_000
+
+
+def test_options_that_are_described_alike_are_described_once():
+    assert describe(obj(a={"anyOf": [{"type": "string", "maxLength": 5}, {"type": "string"}]})) == "- a: string"
+
+
+@pytest.mark.parametrize(
+    ("schema", "least"),
+    [
+        ({"type": "integer"}, 1),
+        ({"enum": ["a", "b"]}, 1),
+        ({"type": "string"}, 2),
+        ({"type": "string", "minLength": 9}, 11),
+        ({"type": "array", "items": {"type": "integer"}}, 2),
+        ({"type": "array", "items": {"type": "string", "minLength": 7}, "minItems": 3}, 32),
+        ({"type": "array", "prefixItems": [{"type": "string", "minLength": 7}], "minItems": 2}, 12),
+        (obj(), 2),
+        (obj(a={"type": "string"}), 9),
+        ({**obj(a={"type": "string"}), "required": []}, 2),
+        ({"anyOf": [{"type": "string", "minLength": 9}, {"type": "integer"}]}, 2),
+        ({"allOf": [{"type": "string", "minLength": 9}, {"type": "string"}]}, 12),
+        ({"$ref": "#/$defs/A", "$defs": {"A": {"type": "string"}}}, 3),
+        ({"$ref": "#", "$defs": {}}, math.inf),
+        (obj(a={"$ref": "#"}), math.inf),
+        ({"type": "array", "items": {"$ref": "#"}, "minItems": 1}, math.inf),
+        ({"type": "array", "items": {"$ref": "#"}}, 2),
+        ({"anyOf": [{"type": "null"}, {"$ref": "#"}]}, 2),
+        (obj(a={"type": "array", "items": False, "minItems": 1}), math.inf),
+        ({"$ref": "https://example.com/schema"}, 1),
+    ],
+)
+def test_the_shortest_answer_is_as_long_as_its_schema_demands(schema, least):
+    assert shortest_answers(schema)[id(schema)] == least
+
+
+@pytest.mark.parametrize("order", [range(3000), range(2999, -1, -1)], ids=["forward", "backward"])
+@pytest.mark.timeout(60)
+def test_the_shortest_answer_is_found_at_the_end_of_many_references(order):
+    definitions = {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in order} | {"d3000": {"type": "integer"}}
+    schema = {**obj(a={"$ref": "#/$defs/d2950"}), "$defs": definitions}
+    assert shortest_answers(schema)[id(schema)] == 2 + 5 + 51 + 1
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "maxLength": MAX_BOUND},
+        {"type": "array", "items": {"type": "null"}, "maxItems": MAX_BOUND, "minItems": 30_000},
+        {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+        {"type": "number", "maximum": 1e300},
+        {"enum": list(range(5000))},
+        {"const": {"maxLength": -1}},
+        obj(maxLength={"type": "integer"}, enum={"type": "string"}, pattern={"type": "null"}),
+        {"type": "object", "default": {"minimum": 10**30}, "examples": [{"maxItems": "many"}]},
+    ],
+)
+def test_a_schema_that_asks_for_no_more_than_an_answer_holds_is_accepted(schema):
+    check_size(schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "place"),
+    [
+        (obj(a={"anyOf": [{"type": "string", "maxLength": -1}]}), r"\$\.properties\.a\.anyOf\.0\.maxLength"),
+        ({"$defs": {"A": {"minItems": 1.5}}}, r"\$\.\$defs\.A\.minItems"),
+        ({"items": {"maxItems": True}}, r"\$\.items\.maxItems"),
+        (
+            obj(a=obj(b=obj(c=obj(d=obj(e={"maxProperties": None}))))),
+            r"\$\.properties\.a\.properties\.b\.properties\.\.\.\.\.e\.maxProperties",
+        ),
+    ],
+)
+def test_a_bound_that_is_none_is_found_where_it_stands(schema, place):
+    with pytest.raises(ConfigError, match=f"The JSON schema's {place} is "):
+        bounded(schema)
+
+
+@pytest.mark.parametrize(
+    "regex",
+    [
+        "[a-z]{1,100000}",
+        "(a{300}){300}",
+        "(a{1000}b{1000}){100}",
+        "(a{1000}){2,}{50}",
+        r"\(a{1000}\){1000}",
+        "(a{1000}[)]){9}(b{1000}){9}",
+        "[(]{1000}[)]{1000}",
+        "[{1000}]{1000}",
+        "((((a))))",
+        "))){3}",
+        "(((",
+        "a{,5}",
+        "",
+    ],
+)
+def test_a_regex_that_repeats_no_more_than_an_answer_holds_is_accepted(regex):
+    check_regex(regex)
+
+
+@pytest.mark.parametrize(
+    ("regex", "times"),
+    [
+        ("a{100001}", "100,001"),
+        ("a{5,100001}", "100,001"),
+        ("a{100001,}", "100,001"),
+        ("(a{1000}){101}", "101,000"),
+        ("(?:x(?<n>a{1000})y){101}", "101,000"),
+        ("(b(a{1000}|c)d{2}){101}", "101,000"),
+        ("(a{1000}){2}{51}", "102,000"),
+        ("a{" + "9" * 5000 + "}", "1,000,000,000"),
+    ],
+)
+def test_a_regex_that_repeats_more_is_refused(regex, times):
+    with pytest.raises(ConfigError, match=f"repeats something {times} times.*lower the numbers"):
+        check_regex(regex)
