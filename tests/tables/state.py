@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import sqlalchemy as sa
 
 from llm_assets.engines import DummyEngine
-from llm_assets.errors import EngineError
+from llm_assets.errors import AccountingError, EngineError, LLMAssetsError
 from llm_assets.records import Candidate, Completion, FailureKind, GenerateText, Request
 from llm_assets.tables import Database
 from llm_assets.tasks import Task
@@ -46,6 +46,14 @@ class Stop:
     def is_deadly(self) -> bool:
         """Whether rows may be taken for those that kill the engine."""
         return self.fired and self.way == "die" and self.for_good
+
+    def explains(self, error: BaseException) -> bool:
+        """Whether a run that was stopped in this way may end with an error. An interrupt stays an interrupt."""
+        if not self.fired or isinstance(error, AccountingError):
+            return False
+        if self.way == "interrupt":
+            return isinstance(error, Interrupted)
+        return self.way == "kill" or isinstance(error, LLMAssetsError | sa.exc.DBAPIError)
 
     def reach(self, place: Place, error: Callable[[Way], BaseException] | None = None) -> None:
         """Count that the run is at a place, and stop it if its time has come."""
