@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,8 @@ def test_a_stopped_export_leaves_no_file(endless: Shop, tmp_path: Path, stop: si
     folder = tmp_path / "out"
     folder.mkdir()
     command = [PROGRAM, "export", "numbers", "--url", endless.url, "--output", str(folder / "numbers.csv")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    listening = partial(signal.signal, stop, signal.SIG_DFL)  # which it is not when the tests run in the background
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=listening) as process:
         deadline = time.monotonic() + 60
         while not any(item.stat().st_size for item in folder.iterdir()) and time.monotonic() < deadline:
             time.sleep(0.05)

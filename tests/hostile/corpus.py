@@ -79,12 +79,19 @@ class Row:
     same_as: str | None = None
     given: object = None
     """The key, if it is not the id."""
+    cut_key: str | None = field(default=None, repr=False)
+    """The key in the failures table, if it is too long to stand there whole."""
     shown_text: str | None = field(default=None, repr=False)
     only_sqlite: bool = False
 
     @cached_property
     def key(self) -> object:
         return self.id if self.given is None else self.given
+
+    @cached_property
+    def key_text(self) -> str:
+        """The key in the failures table."""
+        return str(self.key) if self.cut_key is None else self.cut_key
 
     @cached_property
     def shown(self) -> str:
@@ -427,7 +434,13 @@ KEYS = [
         given="\U0010ffff\ufffe",
     ),
     empty("key-failing", "A hostile key of a row that fails.", None, given='\'"\n\\\x1b[0m["a"]'),
-    empty("key-failing-long", "A key of 2,000 characters of a row that fails.", "", given="\u00e9" * 2_000),
+    empty(
+        "key-failing-long",
+        "A key of 2,000 characters of a row that fails: its beginning and its hash stand for it.",
+        "",
+        given="\u00e9" * 2_000,
+        cut_key="\u00e9" * 980 + "... 972d88afa1e48c26f6d2d60f131f9568",
+    ),
     Row("key-nul", "A NUL in a key.", LAMP, same_as="plain-lamp", given="a\0b", only_sqlite=True),
     Row(
         "key-nul-twin",
