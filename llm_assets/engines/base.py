@@ -30,6 +30,11 @@ class Engine(Protocol):
         """What the answers came from, for the tables."""
         ...
 
+    @property
+    def idle_seconds(self) -> float:
+        """Seconds, of all runs so far, in which the loaded engine had nothing to compute though a run went on."""
+        ...
+
     def check(self, constraint: Constraint) -> None:
         """Raise a ConfigError if the constraint cannot be enforced, before the model is loaded."""
         ...

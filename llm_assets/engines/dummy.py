@@ -63,6 +63,7 @@ class DummyEngine:
     def __init__(self, max_model_len: int = 32768, identity: str = "dummy") -> None:
         self.max_model_len = max_model_len
         self.identity = identity
+        self.idle_seconds = 0.0
         self.tokenizer = DummyTokenizer()
 
     @property

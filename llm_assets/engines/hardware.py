@@ -1,12 +1,15 @@
 """What vLLM runs on: its build, and the machine's processor, memory and GPUs."""
 
 import importlib.metadata
+import importlib.util
+import os
 import resource
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from llm_assets.engines.settings import VllmSettings
+from llm_assets.errors import ModelError
 
 CPU_ENVIRONMENT = {"GOMP_SPINCOUNT": "1000"}
 """Read when torch is imported. On a machine with other work, OpenMP's waiting threads otherwise take the cores from
@@ -23,6 +26,30 @@ def is_cpu_build() -> bool:
         except importlib.metadata.PackageNotFoundError:
             return False
     return True
+
+
+def prepare_environment(settings: VllmSettings) -> None:
+    """Set what vLLM reads from the environment when it is imported. What the user has set stays.
+
+    Raises:
+        ModelError: vLLM is not installed.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise ModelError("vLLM is not installed. Install llm_assets with the extra 'cuda' for a GPU, or 'cpu' without.")
+    # Spawned: a forked child cannot use CUDA once its parent has looked at it, a Dagster run has threads, and it
+    # would not bear its mark. SPT_NOENV keeps the mark when vLLM gives its processes a title.
+    defaults = {"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn", "SPT_NOENV": "1"}
+    if is_cpu_build():
+        defaults |= {
+            "VLLM_TARGET_DEVICE": "cpu",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_KVCACHE_SPACE": str(settings.cpu_kv_cache_gib),
+            **CPU_ENVIRONMENT,
+        }
+    elif importlib.util.find_spec("flashinfer") is None:
+        defaults["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
 
 
 def cpu_arguments(settings: VllmSettings) -> dict[str, Any]:

@@ -55,6 +55,9 @@ class VllmSettings(BaseModel):
     max_in_flight: int | None = Field(
         default=None, ge=1, description="Most requests handed to vLLM at a time; None is twice max_num_seqs."
     )
+    max_in_flight_tokens: int = Field(
+        default=2_000_000, ge=1, description="No more requests are handed to vLLM while it holds so many prompt tokens."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -90,7 +93,8 @@ class VllmSettings(BaseModel):
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of vLLM's engine: what differs from vLLM's defaults or is needed here."""
-        own = self.model_dump(exclude={"engine_args", "chat_template", "cpu_kv_cache_gib", "max_in_flight"})
+        ours = {"engine_args", "chat_template", "cpu_kv_cache_gib", "max_in_flight", "max_in_flight_tokens"}
+        own = self.model_dump(exclude=ours)
         return {**{name: value for name, value in own.items() if value is not None}, **self.engine_args}
 
     @property

@@ -1,8 +1,6 @@
 """vLLM inside this process's run: on GPUs, or on the CPU with the CPU build."""
 
 import gc
-import importlib.metadata
-import importlib.util
 import os
 import subprocess
 import sys
@@ -16,26 +14,32 @@ from uuid import uuid4
 
 from llm_assets.engines.compile_check import check_cost, check_limits
 from llm_assets.engines.hardware import (
-    CPU_ENVIRONMENT,
     cpu_arguments,
     cpu_has_bfloat16,
     device_and_memory,
     is_cpu_build,
+    prepare_environment,
 )
+from llm_assets.engines.idle import IdleClock
 from llm_assets.engines.processes import MARK, end_processes, on_first_end, start_watcher
 from llm_assets.engines.settings import VllmSettings
-from llm_assets.engines.vllm_messages import completion, refusals, refused, sampling_params, structured_outputs
+from llm_assets.engines.vllm_messages import (
+    SamplingCache,
+    beam_completion,
+    completion,
+    refusals,
+    refused,
+    structured_outputs,
+)
 from llm_assets.errors import ConfigError, EngineError, ModelError
 from llm_assets.prompts import ChatTokenizer, load_tokenizer
 from llm_assets.records import (
     BeamSearch,
-    Candidate,
     Completion,
     Constraint,
     EngineInfo,
     GenerateText,
     Request,
-    Usage,
 )
 from llm_assets.secrets import masked_logger
 
@@ -69,6 +73,8 @@ class VllmEngine:
         self._watcher: subprocess.Popen[bytes] | None = None
         self._watch_stopped: threading.Event | None = None
         self._runs = 0
+        self._idle = IdleClock()
+        self._sampling = SamplingCache()
         self._measured: tuple[float, tuple[str, int | None]] | None = None
 
     @property
@@ -109,6 +115,10 @@ class VllmEngine:
         device, memory = self._hardware() if self._llm else ("", None)
         return EngineInfo("vllm", name, self.settings.weights_revision, device, memory)
 
+    @property
+    def idle_seconds(self) -> float:
+        return self._idle.seconds
+
     def _hardware(self) -> tuple[str, int | None]:
         """The device and its memory in use, at most a minute old: the driver takes a while to answer."""
         now = time.monotonic()
@@ -118,7 +128,7 @@ class VllmEngine:
 
     def check(self, constraint: Constraint) -> None:
         check_limits(constraint)
-        self._prepare_environment()
+        prepare_environment(self.settings)
         backend = self._structured_outputs_config.get("backend", "auto")
         complaint = check_cost(constraint, backend)  # first, because nothing limits vLLM's own validators
         from vllm import SamplingParams
@@ -147,15 +157,20 @@ class VllmEngine:
     def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
         engine = self._load()
         limit = self.settings.max_in_flight or 2 * engine.vllm_config.scheduler_config.max_num_seqs
+        most_tokens = self.settings.max_in_flight_tokens
         aside_limit = max(1, limit // 8)
         self._runs += 1
         pending = iter(requests)
         in_flight: dict[str, Request] = {}
         aside: list[Request] = []
         exhausted = False
+        self._tokens = 0
+        self._idle.begin()
         try:
             while True:
-                while not exhausted and len(in_flight) < limit and len(aside) < aside_limit:
+                while (
+                    not exhausted and len(in_flight) < limit and self._tokens < most_tokens and len(aside) < aside_limit
+                ):
                     request = next(pending, None)
                     if request is None:
                         exhausted = True
@@ -177,6 +192,7 @@ class VllmEngine:
                 elif exhausted:
                     return
         finally:
+            self._idle.end()
             if in_flight and self._llm is not None:
                 self._llm.llm_engine.abort_request(list(in_flight))
 
@@ -243,22 +259,29 @@ class VllmEngine:
         """Hand a request to vLLM; yield its completion only if vLLM refuses it."""
         name = f"{self._runs}-{request.id}"
         try:
-            self._load().add_request(name, {"prompt_token_ids": request.prompt_token_ids}, sampling_params(request.ask))
+            prompt: Any = {"prompt_token_ids": request.prompt_token_ids}
+            self._load().add_request(name, prompt, self._sampling.params(request.ask))
         except refusals() as error:
             yield refused(request, error)
         except Exception as error:  # as in _step
             raise self._died(error) from error
         else:
             in_flight[name] = request
+            self._tokens += len(request.prompt_token_ids)
+            self._idle.submitted()
 
     def _step(self, in_flight: dict[str, Request]) -> Iterator[Completion]:
         """Compute one step of all requests in flight and yield the completions of those that it finished."""
+        self._idle.step()
         try:
             outputs = self._load().step()
         except Exception as error:  # whatever vLLM raises here, its engine is gone
             raise self._died(error) from error
-        for output in outputs:
-            if output.finished and (request := in_flight.pop(output.request_id, None)):
+        finished = [(in_flight.pop(output.request_id, None), output) for output in outputs if output.finished]
+        self._idle.stepped(len(in_flight))
+        for request, output in finished:
+            if request is not None:
+                self._tokens -= len(request.prompt_token_ids)
                 yield completion(request, output)
 
     def _search_beams(self, requests: list[Request]) -> Iterator[Completion]:
@@ -275,6 +298,7 @@ class VllmEngine:
                 beam_width=ask.beam_width, max_tokens=ask.max_tokens, length_penalty=ask.length_penalty
             )
             prompts: Any = [{"prompt_token_ids": request.prompt_token_ids} for request in group]
+            self._idle.works()
             try:
                 outputs = self._llm.beam_search(prompts, params)
             except refusals() as error:
@@ -286,22 +310,10 @@ class VllmEngine:
                 continue
             except Exception as error:  # as in _step
                 raise self._died(error) from error
+            finally:
+                self._idle.rests()
             for request, output in zip(group, outputs, strict=True):
-                yield self._beam_completion(request, output.sequences[0])
-
-    def _beam_completion(self, request: Request, beam: Any) -> Completion:
-        token_ids = tuple(beam.tokens[len(request.prompt_token_ids) :])
-        logprobs = tuple(
-            step[token_id].logprob for token_id, step in zip(token_ids, beam.logprobs, strict=False) if token_id in step
-        )
-        ended = bool(token_ids) and token_ids[-1] in self.tokenizer.end_token_ids
-        text = self.tokenizer.decode(token_ids[:-1] if ended else token_ids)
-        candidate = Candidate(text, token_ids, "stop" if ended else "length", logprobs)
-        return Completion(
-            request.id,
-            (candidate,),
-            usage=Usage(len(request.prompt_token_ids), output=len(token_ids)),
-        )
+                yield beam_completion(request, output.sequences[0], self.tokenizer)
 
     @property
     def _structured_outputs_config(self) -> dict[str, Any]:
@@ -311,7 +323,7 @@ class VllmEngine:
     def _load(self) -> "LLMEngine":
         """Return vLLM's engine, loaded."""
         if self._llm is None:
-            self._prepare_environment()
+            prepare_environment(self.settings)
             arguments = {
                 "disable_log_stats": True,
                 "use_tqdm_on_load": sys.stderr.isatty(),
@@ -334,30 +346,10 @@ class VllmEngine:
                 raise ModelError(f"vLLM cannot load model {self.settings.model!r}: {error}") from error
             finally:
                 del os.environ[MARK]
+            self._idle.attach(self._llm.llm_engine.engine_core)
             if self._watcher is not None:
                 self._watch_stopped = on_first_end(self._mark, self._wake)
         return self._llm.llm_engine
-
-    def _prepare_environment(self) -> None:
-        """Set what vLLM reads from the environment when it is imported. What the user has set stays."""
-        if importlib.util.find_spec("vllm") is None:
-            raise ModelError(
-                "vLLM is not installed. Install llm_assets with the extra 'cuda' for a GPU, or 'cpu' without."
-            )
-        # Spawned: a forked child cannot use CUDA once its parent has looked at it, a Dagster run has threads, and it
-        # would not bear its mark. SPT_NOENV keeps the mark when vLLM gives its processes a title.
-        defaults = {"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn", "SPT_NOENV": "1"}
-        if is_cpu_build():
-            defaults |= {
-                "VLLM_TARGET_DEVICE": "cpu",
-                "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-                "VLLM_CPU_KVCACHE_SPACE": str(self.settings.cpu_kv_cache_gib),
-                **CPU_ENVIRONMENT,
-            }
-        elif importlib.util.find_spec("flashinfer") is None:
-            defaults["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
-        for name, value in defaults.items():
-            os.environ.setdefault(name, value)
 
 
 def _runs_apart(request: Request) -> bool:

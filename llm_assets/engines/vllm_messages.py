@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any
 
+from llm_assets.prompts import Tokenizer
 from llm_assets.records import (
     BeamSearch,
     Candidate,
@@ -15,6 +16,10 @@ from llm_assets.records import (
     ScoreTokens,
     Usage,
 )
+
+Ask = ScoreTokens | GenerateText | BeamSearch
+
+KNOWN_ASKS = 256
 
 
 def structured_outputs(constraint: Constraint) -> Any:
@@ -32,8 +37,12 @@ def structured_outputs(constraint: Constraint) -> Any:
             return StructuredOutputsParams(grammar=str(constraint.value))
 
 
-def sampling_params(ask: ScoreTokens | GenerateText | BeamSearch) -> Any:
-    """Return vLLM's SamplingParams for what a request asks; a beam search has none."""
+def sampling_params(ask: Ask) -> Any:
+    """Return vLLM's SamplingParams for what a request asks; a beam search has none.
+
+    They may serve for many requests: vLLM makes a shallow copy for each, where it would otherwise copy all that they
+    hold, which costs more than the rest of a request's way into the engine.
+    """
     from vllm import SamplingParams
     from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
 
@@ -44,6 +53,7 @@ def sampling_params(ask: ScoreTokens | GenerateText | BeamSearch) -> Any:
             logprob_token_ids=list(ask.token_ids),
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,
         )
     assert isinstance(ask, GenerateText)
     arguments = dict(ask.sampling)
@@ -52,7 +62,25 @@ def sampling_params(ask: ScoreTokens | GenerateText | BeamSearch) -> Any:
         arguments["repetition_detection"] = RepetitionDetectionParams(**repetition)
     if ask.constraint is not None:
         arguments["structured_outputs"] = structured_outputs(ask.constraint)
-    return SamplingParams(**arguments, output_kind=RequestOutputKind.FINAL_ONLY)  # pyright: ignore[reportArgumentType]
+    arguments |= {"output_kind": RequestOutputKind.FINAL_ONLY, "skip_clone": True}
+    return SamplingParams(**arguments)  # pyright: ignore[reportArgumentType]
+
+
+class SamplingCache:
+    """vLLM's parameters for what tasks ask, made once: a task asks the same about all of its rows."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Ask, Any]] = {}
+
+    def params(self, ask: Ask) -> Any:
+        """Return vLLM's SamplingParams for what a request asks."""
+        known = self._known.get(id(ask))
+        if known is None:
+            if len(self._known) >= KNOWN_ASKS:
+                self._known.clear()
+            # What was asked is kept with its parameters, so that no other object can get its id.
+            known = self._known[id(ask)] = (ask, sampling_params(ask))
+        return known[1]
 
 
 def refusals() -> tuple[type[Exception], ...]:
@@ -86,6 +114,19 @@ def completion(request: Request, output: Any) -> Completion:
     with_top = bool(request.ask.sampling.get("logprobs"))
     candidates = tuple(_candidate(item, with_top) for item in output.outputs)
     return Completion(request.id, candidates, usage=usage)
+
+
+def beam_completion(request: Request, beam: Any, tokenizer: Tokenizer) -> Completion:
+    """Read the best sequence of a vLLM beam search."""
+    token_ids = tuple(beam.tokens[len(request.prompt_token_ids) :])
+    logprobs = tuple(
+        step[token_id].logprob for token_id, step in zip(token_ids, beam.logprobs, strict=False) if token_id in step
+    )
+    ended = bool(token_ids) and token_ids[-1] in tokenizer.end_token_ids
+    text = tokenizer.decode(token_ids[:-1] if ended else token_ids)
+    candidate = Candidate(text, token_ids, "stop" if ended else "length", logprobs)
+    usage = Usage(len(request.prompt_token_ids), output=len(token_ids))
+    return Completion(request.id, (candidate,), usage=usage)
 
 
 def _candidate(item: Any, with_top: bool) -> Candidate:

@@ -61,8 +61,8 @@ class Progress:
 class PartitionResult:
     """What a run did to one partition, by task.
 
-    `seconds` are by stage. `status` is running, complete, or limit: the run reached `limit`, such as max_rows=1000,
-    before the partition's end.
+    `seconds` are by stage, and under `idle` those in which the engine had nothing to compute. `status` is running,
+    complete, or limit: the run reached `limit`, such as max_rows=1000, before the partition's end.
     """
 
     partition_key: str
@@ -92,6 +92,7 @@ class PartitionResult:
                     **asdict(counts),
                     **seconds,
                     "seconds_total": total,
+                    "seconds_idle": self.seconds.get("idle", 0.0),
                     "seconds_load": self.seconds.get("load", 0.0),
                     "rows_per_second": asked / total if asked and total else None,
                     "tokens_per_second": tokens / total if tokens and total else None,

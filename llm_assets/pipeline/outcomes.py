@@ -44,7 +44,7 @@ class Outcomes:
         self._failures: Counter[str] = Counter()
         self._complete = 0
         self._started = self._committed = time.monotonic()
-        self._shared: dict[str, float] = defaultdict(float)
+        self._shared: dict[str, float] = defaultdict(float, idle=pipeline.engine.idle_seconds)
         """Seconds by stage that have been shared out among the partitions."""
 
     def answer(self, task: Task, row: OpenRow, digest: str, answer: Answer, reused: bool) -> None:
@@ -175,7 +175,7 @@ class Outcomes:
         total = sum(part.tokens for part in self.slices)
         if not total and finished is None:
             return
-        for stage, seconds in self.watch.seconds.items():
+        for stage, seconds in {**self.watch.seconds, "idle": self.pipeline.engine.idle_seconds}.items():
             fresh = seconds - self._shared[stage]
             self._shared[stage] = seconds
             for part in self.slices:

@@ -1,6 +1,8 @@
 """What a run keeps in its hands: partitions on their way, rows that wait, and the questions asked about them."""
 
 from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -53,3 +55,24 @@ class Question:
     def name(self) -> tuple[str, str]:
         """The task and the text's hash: questions of the same name have the same answer."""
         return self.task.name, self.hash
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Rows of a partition that were read together, with the questions about them, and their texts being tokenised.
+
+    The last chunk of a partition is empty.
+    """
+
+    slice: Slice
+    questions: int = 0
+    texts: Sequence[str] = ()
+    token_ids: Future[list[list[int]]] | None = None
+    is_last: bool = False
+
+
+def side_by_side(questions: Sequence[Question], tasks: Sequence[Task]) -> list[Question]:
+    """Return questions in the order of their rows, those of one row next to each other in the order of the tasks."""
+    order = {task.name: index for index, task in enumerate(tasks)}
+    place = {key: index for index, key in enumerate(dict.fromkeys(question.rows[0].key for question in questions))}
+    return sorted(questions, key=lambda question: (place[question.rows[0].key], order[question.task.name]))

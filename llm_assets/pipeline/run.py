@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from llm_assets.errors import AccountingError, DatabaseError
 from llm_assets.pipeline.accounting import Counts, PartitionResult, ProgressListener
 from llm_assets.pipeline.limits import Limits
 from llm_assets.pipeline.outcomes import Outcomes
-from llm_assets.pipeline.questions import OpenRow, Question, Slice
+from llm_assets.pipeline.questions import Chunk, OpenRow, Question, Slice, side_by_side
 from llm_assets.pipeline.restart import completions
 from llm_assets.prompts.text import content_hash
 from llm_assets.records import Answer, Completion, Failure, FailureKind, Partition, Request, Row
@@ -53,6 +54,8 @@ class Run:
         self._ready: list[Slice] = []
         self._waiting: deque[Question] = deque()
         """Questions that the engine has not taken yet."""
+        self._tokenizing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize")
+        """Tokenises the next texts while the engine works; the tokenizer is no Python code, so neither waits."""
         self._again: list[Question] = []
         """Questions whose answer was cut off."""
         self._next_id = 0
@@ -60,7 +63,9 @@ class Run:
         self._asked: dict[tuple[str, str], Question] = {}
         """Questions in flight whose answer may serve for other rows, by name."""
         self._recent: dict[tuple[str, str], Answer] = {}
-        """Answers since the last look into the ledger, by the name of their question."""
+        """Answers since the last look into the ledger, by the name of their question ..."""
+        self._older: dict[tuple[str, str], Answer] = {}
+        """... and since the look before it, which was for the rows that are now asked."""
 
     def results(self) -> Iterator[PartitionResult]:
         with self.watch("read"):
@@ -88,6 +93,7 @@ class Run:
             self.outcomes.commit()
             raise
         finally:
+            self._tokenizing.shutdown(cancel_futures=True)
             self.locks.close()
 
     def _work(self, parts: Sequence[Slice], taken: list[Slice]) -> Iterator[PartitionResult]:
@@ -125,7 +131,20 @@ class Run:
             return next(stream, None)
 
     def _requests(self, parts: Sequence[Slice], taken: list[Slice]) -> Iterator[Request]:
-        """Read partitions one after another and yield a request for everything that must be asked."""
+        """Yield a request for everything that must be asked; the rows after those are read and tokenised meanwhile."""
+        chunks = self._chunks(parts, taken)
+        chunk = next(chunks, None)
+        while chunk is not None:
+            ahead = next(chunks, None)
+            yield from self._ask(chunk)
+            if chunk.is_last:
+                chunk.slice.is_read = True
+                if not chunk.slice.open_rows:
+                    self._ready.append(chunk.slice)
+            chunk = ahead
+
+    def _chunks(self, parts: Sequence[Slice], taken: list[Slice]) -> Iterator[Chunk]:
+        """Read partitions one after another and find out what must be asked."""
         for part in parts:
             if not self.locks.acquire(self._lock_names(part)):
                 logger.info(
@@ -140,19 +159,27 @@ class Run:
                     rows = next(rows_of_chunks, None)
                 if rows is None:
                     break
-                # What was answered so far must be in the ledger before the next look into it.
-                self.outcomes.commit()
-                self._recent.clear()
-                with self.watch("read"):
-                    questions = [question for task in self.tasks for question in self._compare(part, task, rows)]
-                    part.rows_seen += len(rows)
-                if questions:
-                    yield from self._ask(questions)
+                yield self._chunk(part, rows)
             else:
                 self._leave_unread(part)
-            part.is_read = True
-            if not part.open_rows:
-                self._ready.append(part)
+            yield Chunk(part, is_last=True)
+
+    def _chunk(self, part: Slice, rows: Sequence[Row]) -> Chunk:
+        # What was answered so far must be in the ledger before the next look into it.
+        self.outcomes.commit()
+        self._older, self._recent = self._recent, {}
+        with self.watch("read"):
+            questions = [question for task in self.tasks for question in self._compare(part, task, rows)]
+            part.rows_seen += len(rows)
+        if not questions:
+            return Chunk(part)
+        with self.watch("prompt"):
+            self.pipeline.plans()
+            questions = side_by_side(questions, self.tasks)
+            texts = list(dict.fromkeys(question.text for question in questions))
+            token_ids = self._tokenizing.submit(self.pipeline.engine.tokenizer.encode_literal, texts)
+        self._waiting.extend(questions)
+        return Chunk(part, len(questions), texts, token_ids)
 
     def _lock_names(self, part: Slice) -> list[str]:
         return [f"{self.store.table_name(task.name)} {part.partition.key}" for task in self.tasks]
@@ -236,19 +263,16 @@ class Run:
         same = failure[:2] == name and not self.settings.full_refresh
         return not same or (kind.may_pass_next_time and failure.attempts < MAX_ATTEMPTS)
 
-    def _ask(self, questions: Sequence[Question]) -> Iterator[Request]:
-        """Tokenise some questions and yield their requests, the tasks of a row side by side."""
+    def _ask(self, chunk: Chunk) -> Iterator[Request]:
+        """Yield the requests of a chunk's questions, the tasks of a row side by side."""
+        if chunk.token_ids is None:
+            return
         with self.watch("prompt"):
             plans = self.pipeline.plans()
-            texts = list(dict.fromkeys(question.text for question in questions))
-            token_ids = dict(zip(texts, self.pipeline.engine.tokenizer.encode_literal(texts), strict=True))
-            order = {task.name: index for index, task in enumerate(self.tasks)}
-            place = {key: index for index, key in enumerate(dict.fromkeys(q.rows[0].key for q in questions))}
-            questions = sorted(questions, key=lambda q: (place[q.rows[0].key], order[q.task.name]))
-        self._waiting.extend(questions)
-        while self._waiting:
-            question = self._waiting.popleft()
+            token_ids = dict(zip(chunk.texts, chunk.token_ids.result(), strict=True))
+        for _ in range(chunk.questions):
             with self.watch("prompt"):
+                question = self._waiting.popleft()
                 requests = self._requests_of(question, plans[question.task.name], token_ids[question.text])
             yield from requests
 
@@ -258,9 +282,10 @@ class Run:
             self._asked[name].rows.extend(question.rows)
             self._open(question.rows)
             return []
-        if name in self._recent:
+        answer = self._recent.get(name) or self._older.get(name)
+        if answer is not None:
             for row in question.rows:
-                self.outcomes.answer(task, row, question.hash, self._recent[name], reused=True)
+                self.outcomes.answer(task, row, question.hash, answer, reused=True)
             return []
         if plan.is_too_long(text_token_ids):
             message = (

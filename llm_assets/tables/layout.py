@@ -140,6 +140,7 @@ def throughput_table(metadata: sa.MetaData) -> sa.Table:
             for name, comment in counts.items()
         ),
         *(sa.Column(name, sa.Double, nullable=False, comment=comment) for name, comment in seconds.items()),
+        sa.Column("seconds_idle", sa.Double, comment="Of the total: the loaded model had nothing to compute."),
         sa.Column("rows_per_second", sa.Double, comment="Rows asked per second of the total; NULL if none was."),
         sa.Column(
             "tokens_per_second", sa.Double, comment="Prompt and output tokens per second of the total; NULL if none."

@@ -8,7 +8,7 @@ from llm_assets.engines.settings import REFUSED, directory_hash, engine_argument
 from llm_assets.errors import ConfigError
 
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
-OWN = {"chat_template", "engine_args", "cpu_kv_cache_gib", "max_in_flight"}
+OWN = {"chat_template", "engine_args", "cpu_kv_cache_gib", "max_in_flight", "max_in_flight_tokens"}
 
 
 @pytest.fixture(scope="module")
