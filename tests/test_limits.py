@@ -142,7 +142,7 @@ def test_only_failed_asks_failed_rows_whatever_their_attempts(shop: Shop, kinds:
     shop.add(["new"], first_id=10)
     engine = RecordingEngine()
     counts = only(shop.run(NOTE, engine=engine, only_failed=True, failure_kinds=kinds))
-    assert engine.texts == (["bad"] if kinds else ["bad", "worse"])
+    assert sorted(engine.texts) == (["bad"] if kinds else ["bad", "worse"])
     assert (outcomes(counts), counts.rows_left) == ((2, 0, 1, 1) if not kinds else (1, 0, 1, 2), 1)
     kept = ["3", "4"] if kinds else ["4"]
     assert shop.column("SELECT row_key FROM llm_failures ORDER BY row_key") == kept

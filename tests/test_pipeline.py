@@ -1,11 +1,14 @@
 """What a run does to one partition, on SQLite and on Postgres."""
 
+import threading
+from collections.abc import Sequence
+
 import pytest
 
 from llm_assets.engines import DummyEngine
 from llm_assets.errors import ConfigError
 from llm_assets.pipeline import Progress
-from llm_assets.records import FailureKind, Partition
+from llm_assets.records import Completion, FailureKind, Partition, Request
 from llm_assets.tables import Source
 from llm_assets.tables.source import CHUNK_ROWS
 from llm_assets.tasks import Extract, Summarize, Task
@@ -202,13 +205,49 @@ def test_equal_texts_are_asked_once_in_a_full_refresh(shop: Shop, in_flight: int
     assert outcomes(counts) == (3, total - 3, 0, 0)
 
 
+@pytest.mark.parametrize("in_flight", [1, 400])
+def test_equal_texts_are_asked_once_though_rows_are_compared_before_their_turn(
+    shop: Shop, in_flight: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm_assets.tables.source.CHUNK_ROWS", 100)
+    shop.add([f"text {i % 90 + i // 350}" for i in range(1000)])
+    engine = SlowEngine(in_flight)
+    counts = only(shop.run(engine=engine, commit_rows=10))
+    assert sorted(engine.texts) == sorted({f"text {i % 90 + i // 350}" for i in range(1000)})
+    assert outcomes(counts) == (len(engine.texts), 1000 - len(engine.texts), 0, 0)
+
+
+def test_the_next_rows_are_tokenised_while_the_engine_has_the_ones_before(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm_assets.tables.source.CHUNK_ROWS", 10)
+    shop.add([f"text {i}" for i in range(40)])
+    second_chunk = threading.Event()
+
+    class Waiting(RecordingEngine):
+        def ask(self, request: Request) -> Completion:
+            assert second_chunk.wait(60)
+            return super().ask(request)
+
+    engine = Waiting()
+    encode = engine.tokenizer.encode_literal
+
+    def noted(texts: Sequence[str]) -> list[list[int]]:
+        if "text 10" in texts:
+            second_chunk.set()
+        return encode(texts)
+
+    monkeypatch.setattr(engine.tokenizer, "encode_literal", noted)
+    assert outcomes(only(shop.run(NOTE, engine=engine))) == (40, 0, 0, 0)
+
+
 def test_equal_texts_are_asked_once_across_partitions(shop: Shop) -> None:
     shop.add(["same", "only monday"], day="monday")
     shop.add(["same", "only tuesday"], first_id=3, day="tuesday")
     engine = RecordingEngine()
     shop.run(column="day", partition=day("monday"), engine=engine)
     counts = only(shop.run(column="day", partition=day("tuesday"), engine=engine))
-    assert engine.texts == ["same", "only monday", "only tuesday"]
+    assert sorted(engine.texts) == ["only monday", "only tuesday", "same"]
     assert outcomes(counts) == (1, 1, 0, 0)
     [first, second] = shop.rows("SELECT label, confidence, margin FROM reviews_sentiment WHERE id IN (1, 3)")
     assert first == second
@@ -246,7 +285,7 @@ def test_full_refresh_asks_every_row_again(shop: Shop) -> None:
     shop.run(NOTE, engine=FaultyEngine(errors={"fails": kind}))
     engine = RecordingEngine()
     assert outcomes(only(shop.run(NOTE, engine=engine, full_refresh=True))) == (3, 0, 0, 0)
-    assert engine.texts == ["a", "b", "fails"]
+    assert sorted(engine.texts) == ["a", "b", "fails"]
     assert set(shop.column("SELECT run_id FROM reviews_note")) == {"run-2"}
     assert shop.rows("SELECT * FROM llm_failures") == []
 
@@ -267,6 +306,7 @@ def test_the_throughput_row_agrees_with_the_result_and_itself(shop: Shop) -> Non
         assert 0 == row.cached_tokens < row.prompt_tokens
         stages = row.seconds_read + row.seconds_prompt + row.seconds_generate + row.seconds_write
         assert row.seconds_total == pytest.approx(stages)
+        assert row.seconds_idle == 0
         assert row.rows_per_second == pytest.approx(2 / row.seconds_total)
         tokens = row.prompt_tokens + row.output_tokens
         assert row.tokens_per_second == pytest.approx(tokens / row.seconds_total)

@@ -5,10 +5,14 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 
 from llm_assets.pipeline.accounting import Counts
 from llm_assets.records import Completion, Key, Partition
 from llm_assets.tasks import Task
+
+WORTH_SORTING = 0.2
+"""Rows are sorted by their texts if so large a share of all characters is the beginning of the text before."""
 
 
 @dataclass(slots=True, eq=False)
@@ -71,8 +75,37 @@ class Chunk:
     is_last: bool = False
 
 
-def side_by_side(questions: Sequence[Question], tasks: Sequence[Task]) -> list[Question]:
-    """Return questions in the order of their rows, those of one row next to each other in the order of the tasks."""
+def side_by_side(questions: Sequence[Question], tasks: Sequence[Task]) -> list[list[Question]]:
+    """Return the questions of each row, in the order of the tasks; rows keep their order."""
     order = {task.name: index for index, task in enumerate(tasks)}
-    place = {key: index for index, key in enumerate(dict.fromkeys(question.rows[0].key for question in questions))}
-    return sorted(questions, key=lambda question: (place[question.rows[0].key], order[question.task.name]))
+    rows: dict[Key, list[Question]] = {}
+    for question in questions:
+        rows.setdefault(question.rows[0].key, []).append(question)
+    return [sorted(row, key=lambda question: order[question.task.name]) for row in rows.values()]
+
+
+def best_order(rows: Sequence[list[Question]], are_last: bool) -> list[list[Question]]:
+    """Return the rows of a chunk in the order in which they are best asked.
+
+    Rows whose texts begin alike become neighbours, so that the later ones find the beginning in the engine's prefix
+    cache however small that is. The last rows of a run are asked longest text first: where long texts have long
+    answers, the engine does not end with a few of them. Otherwise rows keep their order.
+    """
+    by_text = sorted(rows, key=lambda row: row[0].text)
+    texts = [row[0].text for row in by_text]
+    shared = sum(common_beginning(text, other) for text, other in pairwise(texts))
+    if shared >= WORTH_SORTING * sum(map(len, texts)):
+        return by_text
+    return sorted(rows, key=lambda row: -len(row[0].text)) if are_last else list(rows)
+
+
+def common_beginning(text: str, other: str) -> int:
+    """Return how many characters two texts have in common from their beginning."""
+    low, high = 0, min(len(text), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if text[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -12,7 +12,7 @@ from llm_assets.errors import AccountingError, DatabaseError
 from llm_assets.pipeline.accounting import Counts, PartitionResult, ProgressListener
 from llm_assets.pipeline.limits import Limits
 from llm_assets.pipeline.outcomes import Outcomes
-from llm_assets.pipeline.questions import Chunk, OpenRow, Question, Slice, side_by_side
+from llm_assets.pipeline.questions import Chunk, OpenRow, Question, Slice, best_order, side_by_side
 from llm_assets.pipeline.restart import completions
 from llm_assets.prompts.text import content_hash
 from llm_assets.records import Answer, Completion, Failure, FailureKind, Partition, Request, Row
@@ -136,7 +136,7 @@ class Run:
         chunk = next(chunks, None)
         while chunk is not None:
             ahead = next(chunks, None)
-            yield from self._ask(chunk)
+            yield from self._ask(chunk, ahead is not None and ahead.is_last and ahead.slice is parts[-1])
             if chunk.is_last:
                 chunk.slice.is_read = True
                 if not chunk.slice.open_rows:
@@ -175,7 +175,6 @@ class Run:
             return Chunk(part)
         with self.watch("prompt"):
             self.pipeline.plans()
-            questions = side_by_side(questions, self.tasks)
             texts = list(dict.fromkeys(question.text for question in questions))
             token_ids = self._tokenizing.submit(self.pipeline.engine.tokenizer.encode_literal, texts)
         self._waiting.extend(questions)
@@ -263,13 +262,17 @@ class Run:
         same = failure[:2] == name and not self.settings.full_refresh
         return not same or (kind.may_pass_next_time and failure.attempts < MAX_ATTEMPTS)
 
-    def _ask(self, chunk: Chunk) -> Iterator[Request]:
-        """Yield the requests of a chunk's questions, the tasks of a row side by side."""
+    def _ask(self, chunk: Chunk, is_last: bool) -> Iterator[Request]:
+        """Yield the requests of a chunk's questions."""
         if chunk.token_ids is None:
             return
         with self.watch("prompt"):
             plans = self.pipeline.plans()
             token_ids = dict(zip(chunk.texts, chunk.token_ids.result(), strict=True))
+            rows = side_by_side([self._waiting.popleft() for _ in range(chunk.questions)], self.tasks)
+            if self.settings.max_rows is None:  # with it, a partition's first rows are meant
+                rows = best_order(rows, is_last)
+            self._waiting.extendleft(question for row in reversed(rows) for question in reversed(row))
         for _ in range(chunk.questions):
             with self.watch("prompt"):
                 question = self._waiting.popleft()

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -264,6 +266,31 @@ def test_requests_are_pulled_as_places_come_free_and_answered_as_they_finish(vll
     assert sorted(answered) == list(range(12))
     # The first takes twelve steps; the others go through beside it, two at a time.
     assert answered[-1] == 0
+
+
+def test_no_more_requests_are_pulled_while_the_engine_holds_many_tokens(vllm_engine, chat, monkeypatch):
+    requests = short_requests(chat, 12)
+    length = len(requests[0].prompt_token_ids)
+    monkeypatch.setattr(vllm_engine.settings, "max_in_flight_tokens", 2 * length + 1)
+    pulled = Pulled(requests)
+    for number, _ in enumerate(vllm_engine.run(pulled)):
+        assert pulled.count - number <= 4
+    assert pulled.count == 12
+
+
+def test_the_engine_counts_the_seconds_in_which_it_had_nothing_to_do(vllm_engine, chat):
+    def late() -> Iterator[Request]:
+        for request in short_requests(chat, 3):
+            time.sleep(0.2)
+            yield request
+
+    before, started = vllm_engine.idle_seconds, time.monotonic()
+    for _ in vllm_engine.run(late()):
+        time.sleep(0.1)
+    idle, seconds = vllm_engine.idle_seconds - before, time.monotonic() - started
+    assert 0.6 <= idle < seconds
+    time.sleep(0.1)
+    assert vllm_engine.idle_seconds - before == idle
 
 
 def test_requests_that_run_apart_wait_in_a_small_batch(vllm_engine, chat, monkeypatch):

@@ -1,0 +1,57 @@
+"""The order in which rows are asked."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from llm_assets.pipeline.questions import OpenRow, Question, Slice, best_order, common_beginning, side_by_side
+from llm_assets.records import Partition
+from llm_assets.tasks import Task
+from tests.tables.shop import NOTE, SENTIMENT
+
+PART = Slice(Partition(), {}, datetime.now(UTC))
+
+
+def question(key: int, text: str, task: Task = NOTE) -> Question:
+    return Question(task, text, text, [OpenRow(PART, (key,), 0)])
+
+
+def rows_of(*texts: str) -> list[list[Question]]:
+    return [[question(key, text)] for key, text in enumerate(texts)]
+
+
+def texts_of(rows: list[list[Question]]) -> list[str]:
+    return [row[0].text for row in rows]
+
+
+def test_the_questions_about_a_row_are_neighbours_in_the_order_of_the_tasks() -> None:
+    asked = [question(2, "b"), question(1, "a"), question(1, "a", SENTIMENT), question(2, "b", SENTIMENT)]
+    rows = side_by_side(asked, [SENTIMENT, NOTE])
+    assert [[(q.rows[0].key, q.task.name) for q in row] for row in rows] == [
+        [((2,), "sentiment"), ((2,), "note")],
+        [((1,), "sentiment"), ((1,), "note")],
+    ]
+
+
+def test_rows_keep_their_order() -> None:
+    rows = rows_of("bb", "a", "ccc")
+    assert best_order(rows, are_last=False) == rows
+
+
+def test_rows_whose_texts_begin_alike_become_neighbours() -> None:
+    first, second = "Dear customer, " * 5, "Hello, I write to you because " * 5
+    rows = rows_of(first + "1", second + "1", first + "2", second + "2")
+    for are_last in (False, True):
+        assert texts_of(best_order(rows, are_last)) == [first + "1", first + "2", second + "1", second + "2"]
+
+
+def test_the_last_rows_are_asked_longest_text_first() -> None:
+    assert texts_of(best_order(rows_of("a", "bbb", "cc", "ddd"), are_last=True)) == ["bbb", "ddd", "cc", "a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "other", "count"),
+    [("", "", 0), ("a", "", 0), ("abc", "abd", 2), ("abc", "abc", 3), ("ab", "abc", 2), ("xbc", "abc", 0)],
+)
+def test_common_beginnings_are_counted_in_characters(text: str, other: str, count: int) -> None:
+    assert common_beginning(text, other) == common_beginning(other, text) == count
