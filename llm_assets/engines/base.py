@@ -26,6 +26,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def cache_block(self) -> int:
+        """Tokens in a block of the prefix cache, which holds whole blocks only; 0 without a cache."""
+        ...
+
+    @property
     def info(self) -> EngineInfo:
         """What the answers came from, for the tables."""
         ...

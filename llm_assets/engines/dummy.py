@@ -64,6 +64,7 @@ class DummyEngine:
         self.max_model_len = max_model_len
         self.identity = identity
         self.idle_seconds = 0.0
+        self.cache_block = 0
         self.tokenizer = DummyTokenizer()
 
     @property

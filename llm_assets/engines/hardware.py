@@ -62,6 +62,14 @@ def cpu_arguments(settings: VllmSettings) -> dict[str, Any]:
     return {"block_size": 32, "distributed_executor_backend": "uni", "enforce_eager": True}
 
 
+def cache_block(settings: VllmSettings) -> int:
+    """Return how many tokens a block of vLLM's prefix cache has; 0 when the cache is off. vLLM's own default is 16."""
+    if not settings.enable_prefix_caching:
+        return 0
+    arguments = {**(cpu_arguments(settings) if is_cpu_build() else {}), **settings.engine_args}
+    return int(arguments.get("block_size") or 16)
+
+
 def cpu_has_bfloat16() -> bool:
     """Return whether this CPU multiplies bfloat16 in hardware; emulated, it is several times slower than float32."""
     cpuinfo = Path("/proc/cpuinfo")

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from llm_assets.engines.compile_check import check_cost, check_limits
 from llm_assets.engines.hardware import (
+    cache_block,
     cpu_arguments,
     cpu_has_bfloat16,
     device_and_memory,
@@ -107,6 +108,10 @@ class VllmEngine:
     @cached_property
     def _max_model_len(self) -> int:
         return self.settings.max_model_len or model_length(self.settings)
+
+    @property
+    def cache_block(self) -> int:
+        return cache_block(self.settings)
 
     @property
     def info(self) -> EngineInfo:

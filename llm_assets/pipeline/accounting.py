@@ -29,6 +29,15 @@ class Counts:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    layout: str = "instruction_first"
+    """What the prompts begin with."""
+    expected_tokens: int = 0
+    """Prompt tokens that, counted beforehand, the questions leave to compute; see `computed_tokens`."""
+
+    @property
+    def computed_tokens(self) -> int:
+        """Prompt tokens that were computed: those that the prefix cache did not have."""
+        return self.prompt_tokens - self.cached_tokens
 
     @property
     def rows_done(self) -> int:

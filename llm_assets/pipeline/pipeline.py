@@ -1,14 +1,17 @@
 """A source table with its tasks, engine and output tables, checked before any model is loaded."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from functools import cached_property
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from llm_assets.engines import Engine
 from llm_assets.errors import ConfigError, did_you_mean
 from llm_assets.pipeline.accounting import PartitionResult, ProgressListener
+from llm_assets.pipeline.layout import LAYOUTS, SAMPLE_ROWS, Expected, choose, groups, plan_group
 from llm_assets.pipeline.run import Run
+from llm_assets.prompts import Layout
 from llm_assets.records import FailureKind, Partition
 from llm_assets.secrets import masked
 from llm_assets.tables import Database, Output, Source, SourceTable, Store
@@ -43,6 +46,9 @@ class PipelineSettings(BaseModel):
     )
     max_failed_rows: int | None = Field(
         default=None, ge=0, description="Fail the run at its end if more answers failed, counted once for each task."
+    )
+    layout: Literal["auto", "instruction_first", "row_first"] = Field(
+        default="auto", description="What prompts begin with; auto keeps what the answers have, or counts tokens."
     )
     output_schema: str | None = Field(default=None, description="Database schema of the output tables.")
 
@@ -108,8 +114,43 @@ class Pipeline:
         self.store = Store(output_database, self.source, outputs, self.settings.output_schema)
         self.store.prepare()
         self.model = masked(engine.info.model)
-        self.fingerprints = {task.name: task.fingerprint(engine.identity) for task in tasks}
         self._plans: dict[str, Plan] | None = None
+
+    @cached_property
+    def layouts(self) -> dict[str, Layout]:
+        """What each task's prompts begin with, by the task's name. Decided once, before anything is asked."""
+        if self.settings.layout != "auto":
+            return {task.name: self.settings.layout for task in self.tasks}
+        found: dict[str, Layout] = {}
+        for group in groups(self.tasks):
+            layout = self._stored_layout(group) or self._counted_layout(group)
+            found |= {task.name: layout for task in group}
+        return found
+
+    def _stored_layout(self, group: Sequence[Task]) -> Layout | None:
+        """Return the layout that more of the answers have. To turn from it would ask about every one of them again."""
+        totals = dict.fromkeys(LAYOUTS, 0)
+        for task in group:
+            by_layout = {layout: task.fingerprint(self.engine.identity, layout) for layout in LAYOUTS}
+            counts = self.store.fingerprint_counts(task.name, list(by_layout.values()))
+            for layout in LAYOUTS:
+                totals[layout] += counts.get(by_layout[layout], 0)
+        return max(LAYOUTS, key=lambda layout: totals[layout]) if any(totals.values()) else None
+
+    def _counted_layout(self, group: Sequence[Task]) -> Layout:
+        """Return the layout that is cheaper for the first rows of the source, whatever partition is to be answered."""
+        engine = self.engine
+        if len(group) < 2 or not engine.cache_block:
+            return "instruction_first"
+        texts = [text for values in self.source.sample(SAMPLE_ROWS) if (text := group[0].template.render(values))]
+        if not texts:
+            return "instruction_first"
+        return choose(group, engine.tokenizer, engine.max_model_len, engine.cache_block, texts)
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """The hash of all that each task's answers depend on besides the text, by the task's name."""
+        return {task.name: task.fingerprint(self.engine.identity, self.layouts[task.name]) for task in self.tasks}
 
     def plans(self) -> dict[str, Plan]:
         """Return the tasks made ready for the engine's model, by name; made once, without loading the model."""
@@ -117,9 +158,18 @@ class Pipeline:
             for task in self.tasks:
                 if task.constraint is not None:
                     self.engine.check(task.constraint)
-            length = self.engine.max_model_len
-            self._plans = {task.name: task.plan(self.engine.tokenizer, length) for task in self.tasks}
+            tokenizer, length = self.engine.tokenizer, self.engine.max_model_len
+            grouped = [
+                plan_group(group, tokenizer, length, self.layouts[group[0].name]) for group in groups(self.tasks)
+            ]
+            self._plans = {plan.task.name: plan for group in grouped for plan in group}
         return self._plans
+
+    def expected(self) -> Expected:
+        """Return a count of the tokens that a run's questions leave to compute."""
+        plans = self.plans()
+        grouped = [[plans[task.name] for task in group] for group in groups(self.tasks)]
+        return Expected(grouped, self.engine.cache_block)
 
     def run(self, partition: Partition, run_id: str, listener: ProgressListener | None = None) -> PartitionResult:
         """Bring one partition's answers up to date; see `run_all`."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from llm_assets.errors import AccountingError, DatabaseError
 from llm_assets.pipeline.accounting import Counts, PartitionResult, ProgressListener
+from llm_assets.pipeline.layout import Expected
 from llm_assets.pipeline.limits import Limits
 from llm_assets.pipeline.outcomes import Outcomes
 from llm_assets.pipeline.questions import Chunk, OpenRow, Question, Slice, best_order, side_by_side
@@ -45,7 +46,12 @@ class Run:
         self.tasks = pipeline.tasks
         self.started_at = datetime.now(UTC)
         self.slices = [
-            Slice(part, {task.name: Counts() for task in self.tasks}, self.started_at) for part in partitions
+            Slice(
+                part,
+                {task.name: Counts(layout=pipeline.layouts[task.name]) for task in self.tasks},
+                self.started_at,
+            )
+            for part in partitions
         ]
         self.outcomes = Outcomes(pipeline, self.slices, run_id, listener)
         self.locks = self.outcomes.locks
@@ -59,6 +65,7 @@ class Run:
         self._again: list[Question] = []
         """Questions whose answer was cut off."""
         self._next_id = 0
+        self._expected: Expected | None = None
         self._pending: dict[int, tuple[Question, int]] = {}
         self._asked: dict[tuple[str, str], Question] = {}
         """Questions in flight whose answer may serve for other rows, by name."""
@@ -328,6 +335,9 @@ class Run:
             self._leave(question)
             return []
         self._next_id += len(requests)
+        self._expected = self._expected or self.pipeline.expected()
+        tokens = self._expected.ask(question.task.name, question.hash, len(text_token_ids))
+        question.rows[0].slice.counts[question.task.name].expected_tokens += tokens
         self._pending |= {request.id: (question, index) for index, request in enumerate(requests)}
         return requests
 

@@ -10,6 +10,10 @@ ROW_TEXT = "{{ROW_TEXT}}"
 """Stands for the row's text in a message. It is gone before anything is tokenised."""
 
 
+Layout = Literal["instruction_first", "row_first"]
+"""What stands first in a prompt: the instruction, which all rows share, or the row's text, which all tasks share."""
+
+
 class Message(TypedDict):
     """One turn of a chat."""
 

@@ -110,6 +110,7 @@ def throughput_table(metadata: sa.MetaData) -> sa.Table:
         "prompt_tokens": "Prompt tokens of the rows asked.",
         "cached_tokens": "Those of them that came from the prefix cache.",
         "output_tokens": "Tokens generated.",
+        "expected_tokens": "Prompt tokens that, counted beforehand, were to be computed.",
     }
     seconds = {
         "seconds_total": "Seconds for the partition, all tasks of the run together, without loading the model.",
@@ -138,6 +139,13 @@ def throughput_table(metadata: sa.MetaData) -> sa.Table:
         *(
             sa.Column(name, sa.BigInteger, nullable=False, server_default="0", comment=comment)
             for name, comment in counts.items()
+        ),
+        sa.Column(
+            "layout",
+            sa.Text,
+            nullable=False,
+            server_default="instruction_first",
+            comment="What the prompts begin with: instruction_first or row_first.",
         ),
         *(sa.Column(name, sa.Double, nullable=False, comment=comment) for name, comment in seconds.items()),
         sa.Column("seconds_idle", sa.Double, comment="Of the total: the loaded model had nothing to compute."),

@@ -94,6 +94,23 @@ class SourceTable:
                 return
 
     @retried
+    def sample(self, limit: int) -> list[Mapping[str, object]]:
+        """Return the columns of the first rows in key order, whatever their partition; none if they cannot be read.
+
+        Why they cannot, `check_key` says.
+        """
+        keys = [self._table.c[name] for name in self.key_columns]
+        query = sa.select(*(self._table.c[name] for name in self.columns)).where(*self._conditions(Partition()))
+        try:
+            with self.database.engine.connect() as connection:
+                found = connection.execute(query.order_by(*keys).limit(limit)).mappings()
+                return [self._row(values).values for values in found]
+        except DBAPIError as error:
+            if passes(error):
+                raise
+            return []
+
+    @retried
     def _page(self, query: sa.Select[Any]) -> list[Row]:
         with self.database.engine.connect() as connection:
             rows = [self._row(values) for values in connection.execute(query).mappings()]

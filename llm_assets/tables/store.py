@@ -122,6 +122,14 @@ class Store:
             return {tuple(row[:width]): AnsweredRow(*row[width:]) for row in rows}
 
     @retried
+    def fingerprint_counts(self, task: str, fingerprints: Collection[str]) -> dict[str, int]:
+        """Return how many of a task's answers have each of some fingerprints; those that none has are left out."""
+        column = self._results[task].c.fingerprint
+        query = sa.select(column, sa.func.count()).where(column.in_(list(fingerprints))).group_by(column)
+        with self.database.engine.connect() as connection:
+            return dict(connection.execute(query).tuples().all())
+
+    @retried
     def failed(self, task: str, keys: Sequence[Key]) -> dict[Key, FailedRow]:
         """Return, for those of some keys that failed, what failed and how often."""
         table = self._failures

@@ -13,8 +13,8 @@ from llm_assets.tables.database import Database, reason_of
 LAYOUT = 3
 """Version of the package's own tables.
 
-1: the tables of release 0.1, which had no version. 2: `status` and `rows_left` in `llm_throughput`.
-3: `seconds_idle` there.
+1: the tables of release 0.1, which had no version. 2: `status` and `rows_left` in `llm_throughput`. 3: `seconds_idle`,
+`layout` and `expected_tokens` there.
 """
 
 

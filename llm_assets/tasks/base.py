@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from llm_assets.errors import ConfigError
-from llm_assets.prompts import ChatPrompt, Message, TextTemplate, Tokenizer, fit
+from llm_assets.prompts import ChatPrompt, Layout, Message, TextTemplate, Tokenizer, fit
 from llm_assets.prompts.template import ROW_TEXT
 from llm_assets.records import (
     Answer,
@@ -47,6 +47,8 @@ PROVENANCE_COLUMNS = (
 
 CUT_MARKER = " [...] "
 
+ROW_BEGINS, ROW_ENDS = "Text:\n", "\n\n-----\nThe text ends at the line of dashes. This is the task:\n\n"
+
 
 class Example(BaseModel):
     """A text with the answer that is right for it, shown to the model before each row."""
@@ -77,10 +79,13 @@ class Plan(ABC):
         ConfigError: the shared part of the prompt and the longest answer leave no room for a text.
     """
 
-    def __init__(self, task: "Task", tokenizer: Tokenizer, max_model_len: int, queries: Sequence[Query]) -> None:
+    def __init__(
+        self, task: "Task", tokenizer: Tokenizer, max_model_len: int, queries: Sequence[Query], layout: Layout
+    ) -> None:
         self.task = task
         self.tokenizer = tokenizer
-        self.prompt = ChatPrompt(tokenizer, task.messages())
+        self.layout: Layout = layout
+        self.prompt = ChatPrompt(tokenizer, task.messages(layout))
         self.queries = tuple(queries)
         room = max_model_len - self.prompt.shared_tokens - max(self._answer_tokens(query) for query in queries)
         if room < 1:
@@ -89,6 +94,8 @@ class Plan(ABC):
                 f"room for a text in the model's {max_model_len}. Shorten them, or raise max_model_len."
             )
         self.max_text_tokens = min(room, task.max_text_tokens or room)
+        self.cut_tokens = self.max_text_tokens
+        """The tokens that a longer text is cut to: fewer, where tasks that share a row cut it alike."""
         self._marker = tokenizer.encode_literal([CUT_MARKER])[0]
 
     @staticmethod
@@ -109,7 +116,7 @@ class Plan(ABC):
 
         A generated answer may have `room` times the tokens that the task allows.
         """
-        prompt = self.prompt.build(fit(text_token_ids, self.max_text_tokens, self._marker))
+        prompt = self.prompt.build(fit(text_token_ids, self.cut_tokens, self._marker))
         return [([*prompt, *query.answer_prefix], _with_room(query.ask, room)) for query in self.queries]
 
     def is_too_long(self, text_token_ids: list[int]) -> bool:
@@ -199,7 +206,7 @@ class Task(BaseModel, ABC):
         """What the model is told before it sees a text."""
 
     @abstractmethod
-    def plan(self, tokenizer: Tokenizer, max_model_len: int) -> Plan:
+    def plan(self, tokenizer: Tokenizer, max_model_len: int, layout: Layout = "instruction_first") -> Plan:
         """Make the task ready for a tokenizer and a model that reads `max_model_len` tokens."""
 
     @property
@@ -207,21 +214,36 @@ class Task(BaseModel, ABC):
         """What a generated answer must match."""
         return None
 
-    def messages(self) -> list[Message]:
+    def example_answer(self, example: Example) -> str:
+        """An example's answer in the very form that the model is to give."""
+        return example.answer
+
+    def messages(self, layout: Layout = "instruction_first") -> list[Message]:
         """The chat that is sent for every row, with `ROW_TEXT` where the row's text goes."""
+        if layout == "row_first":
+            return [{"role": "user", "content": self._row_first()}]
         messages: list[Message] = [{"role": "system", "content": self.system_message()}]
         for example in self.examples:
             messages.append({"role": "user", "content": example.text})
-            messages.append({"role": "assistant", "content": example.answer})
+            messages.append({"role": "assistant", "content": self.example_answer(example)})
         return [*messages, {"role": "user", "content": ROW_TEXT}]
+
+    def _row_first(self) -> str:
+        """One message in which everything up to the end of the row's text is the same for every task."""
+        parts = [self.system_message()]
+        if self.examples:
+            shown = [f"Text: {example.text}\nAnswer: {self.example_answer(example)}" for example in self.examples]
+            parts += ["Examples, with other texts:", *shown]
+        parts.append("Now give the answer for the text at the beginning, above the line of dashes.")
+        return f"{ROW_BEGINS}{ROW_TEXT}{ROW_ENDS}" + "\n\n".join(parts)
 
     def settings(self) -> dict[str, object]:
         """Everything that an answer depends on, as JSON values."""
         return self.model_dump(mode="json", exclude={"name", "reuse_sampled"}, exclude_defaults=True)
 
-    def fingerprint(self, identity: str) -> str:
+    def fingerprint(self, identity: str, layout: Layout = "instruction_first") -> str:
         """Return the hash of all that an answer depends on besides the text; `identity` names the model's weights."""
-        parts = [PROMPT_VERSION, type(self).__name__, self.settings(), self.messages(), identity]
+        parts = [PROMPT_VERSION, type(self).__name__, self.settings(), self.messages(layout), identity]
         canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 

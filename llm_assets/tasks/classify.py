@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from llm_assets.errors import ConfigError
-from llm_assets.prompts import Tokenizer
+from llm_assets.prompts import Layout, Tokenizer
 from llm_assets.records import Column, Completion, Failure, FailureKind, ScoreTokens
 from llm_assets.tasks.base import Plan, Query, Task
 
@@ -87,8 +87,8 @@ class Classify(Task):
             lines += [f"- {label}: {description}" for label, description in self.labels.items()]
         return "\n".join([*lines, f"Answer with exactly one of: {', '.join(self.label_names)}."])
 
-    def plan(self, tokenizer: Tokenizer, max_model_len: int) -> "ClassifyPlan":
-        return ClassifyPlan(self, tokenizer, max_model_len)
+    def plan(self, tokenizer: Tokenizer, max_model_len: int, layout: Layout = "instruction_first") -> "ClassifyPlan":
+        return ClassifyPlan(self, tokenizer, max_model_len, layout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class ClassifyPlan(Plan):
 
     task: Classify
 
-    def __init__(self, task: Classify, tokenizer: Tokenizer, max_model_len: int) -> None:
+    def __init__(self, task: Classify, tokenizer: Tokenizer, max_model_len: int, layout: Layout) -> None:
         encoded = tokenizer.encode_literal(task.label_names)
         for index, ids in enumerate(encoded):
             if not ids or encoded.index(ids) != index:
@@ -150,7 +150,7 @@ class ClassifyPlan(Plan):
                 scored = tuple(token_ids[start : start + MAX_SCORED_TOKENS])
                 queries.append(Query(ScoreTokens(scored), branch.path))
                 self._branch_of.append(number)
-        super().__init__(task, tokenizer, max_model_len, queries)
+        super().__init__(task, tokenizer, max_model_len, queries, layout)
 
     def read(self, completions: Sequence[Completion]) -> tuple[dict[str, object], str] | Failure:
         labels = self.task.label_names

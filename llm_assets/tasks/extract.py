@@ -10,9 +10,17 @@ from pydantic import BaseModel, Field, ValidationError, field_serializer, model_
 
 from llm_assets.errors import ConfigError
 from llm_assets.json_schema import bounded, describe, import_model, schema_columns
-from llm_assets.prompts import Message, Tokenizer
+from llm_assets.prompts import Layout, Tokenizer
 from llm_assets.records import Candidate, Column, Constraint, Failure, FailureKind, GenerateText
-from llm_assets.tasks.base import PROVENANCE_COLUMNS, GenerationPlan, Query, Task, generation_columns, truncated
+from llm_assets.tasks.base import (
+    PROVENANCE_COLUMNS,
+    Example,
+    GenerationPlan,
+    Query,
+    Task,
+    generation_columns,
+    truncated,
+)
 
 DEFAULT_MAX_TOKENS = 256
 
@@ -102,17 +110,14 @@ class Extract(Task):
         instruction = self.instruction or "Extract the facts that the text states."
         return f"{instruction}\nAnswer with JSON that has these fields:\n{describe(self.json_schema)}"
 
-    def messages(self) -> list[Message]:
-        # Examples in the very form that the constraint allows, so that the model continues in it.
-        return [
-            message if message["role"] != "assistant" else {**message, "content": _as_constrained(message["content"])}
-            for message in super().messages()
-        ]
+    def example_answer(self, example: Example) -> str:
+        # As the constraint allows it, so that the model continues in that form.
+        return json.dumps(json.loads(example.answer), ensure_ascii=False)
 
-    def plan(self, tokenizer: Tokenizer, max_model_len: int) -> "ExtractPlan":
+    def plan(self, tokenizer: Tokenizer, max_model_len: int, layout: Layout = "instruction_first") -> "ExtractPlan":
         sampling = self.sampling.arguments(max_tokens=DEFAULT_MAX_TOKENS, logprobs=0)
         query = Query(GenerateText(sampling, self.constraint))
-        return ExtractPlan(self, tokenizer, max_model_len, [query])
+        return ExtractPlan(self, tokenizer, max_model_len, [query], layout)
 
 
 class ExtractPlan(GenerationPlan):
@@ -140,10 +145,6 @@ class ExtractPlan(GenerationPlan):
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             reason = str(error)
         return Failure(FailureKind.INVALID_JSON, f"The answer does not fit the schema: {reason}.", candidate.text)
-
-
-def _as_constrained(answer: str) -> str:
-    return json.dumps(json.loads(answer), ensure_ascii=False)
 
 
 def _finite(text: str) -> float:

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from llm_assets.errors import ConfigError
-from llm_assets.prompts import Tokenizer
+from llm_assets.prompts import Layout, Tokenizer
 from llm_assets.records import Candidate, Column, Constraint, Failure, FailureKind, GenerateText
 from llm_assets.tasks.base import GenerationPlan, Query, Task, generation_columns, truncated
 
@@ -45,9 +45,10 @@ class Generate(Task):
             return self.instruction
         return f"{self.instruction}\nAnswer with exactly one of: {', '.join(self.choice)}."
 
-    def plan(self, tokenizer: Tokenizer, max_model_len: int) -> "GeneratePlan":
+    def plan(self, tokenizer: Tokenizer, max_model_len: int, layout: Layout = "instruction_first") -> "GeneratePlan":
         sampling = self.sampling.arguments(max_tokens=DEFAULT_MAX_TOKENS, logprobs=0)
-        return GeneratePlan(self, tokenizer, max_model_len, [Query(GenerateText(sampling, self.constraint))])
+        query = Query(GenerateText(sampling, self.constraint))
+        return GeneratePlan(self, tokenizer, max_model_len, [query], layout)
 
 
 class GeneratePlan(GenerationPlan):

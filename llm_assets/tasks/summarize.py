@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from llm_assets.errors import ConfigError
-from llm_assets.prompts import Tokenizer
+from llm_assets.prompts import Layout, Tokenizer
 from llm_assets.records import BeamSearch, Candidate, Column, Failure, FailureKind, GenerateText
 from llm_assets.tasks.base import GenerationPlan, Query, Task, generation_columns
 
@@ -57,7 +57,7 @@ class Summarize(Task):
         instruction = self.instruction or "Summarize the text. State only what it says."
         return f"{instruction}\nUse at most {self.max_words} words."
 
-    def plan(self, tokenizer: Tokenizer, max_model_len: int) -> "SummarizePlan":
+    def plan(self, tokenizer: Tokenizer, max_model_len: int, layout: Layout = "instruction_first") -> "SummarizePlan":
         limit = self.sampling.max_tokens or self.max_words * TOKENS_PER_WORD
         if self.beam_width:
             ask = BeamSearch(self.beam_width, limit, self.length_penalty)
@@ -66,7 +66,7 @@ class Summarize(Task):
             if self.candidates > 1:
                 defaults |= {"n": self.candidates, "temperature": CANDIDATE_TEMPERATURE}
             ask = GenerateText(self.sampling.arguments(**defaults))
-        return SummarizePlan(self, tokenizer, max_model_len, [Query(ask)])
+        return SummarizePlan(self, tokenizer, max_model_len, [Query(ask)], layout)
 
 
 class SummarizePlan(GenerationPlan):

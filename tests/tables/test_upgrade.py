@@ -26,12 +26,15 @@ MORE_FACTS = Extract(
 OTHER_FACTS = Extract(name="facts", schema={"type": "object", "properties": {"size": {"type": "integer"}}})
 
 
+LATER_COLUMNS = ("status", "rows_left", "layout", "expected_tokens")
+"""What `llm_throughput` has gained since the first layout of the tables."""
+
+
 def make_first_layout(shop: Shop) -> None:
     """Give the tables the shape that they had before they carried a version."""
     shop.execute(
         "DROP TABLE llm_version",
-        "ALTER TABLE llm_throughput DROP COLUMN status",
-        "ALTER TABLE llm_throughput DROP COLUMN rows_left",
+        *(f"ALTER TABLE llm_throughput DROP COLUMN {name}" for name in LATER_COLUMNS),
     )
 
 
@@ -49,8 +52,12 @@ def test_tables_of_the_first_layout_are_brought_up_to_date_and_keep_their_rows(s
     assert outcomes(only(shop.run(engine=engine))) == (0, 0, 2, 0)
     assert engine.loads == 0
     assert shop.column("SELECT layout FROM llm_version") == [LAYOUT]
-    found = shop.rows("SELECT run_id, status, rows_left, rows_answered FROM llm_throughput ORDER BY run_id")
-    assert found == [("run-1", "complete", 0, 2), ("run-2", "complete", 0, 0)]
+    found = shop.rows("SELECT run_id, status, rows_left, rows_answered, layout FROM llm_throughput ORDER BY run_id")
+    assert found == [
+        ("run-1", "complete", 0, 2, "instruction_first"),
+        ("run-2", "complete", 0, 0, "instruction_first"),
+    ]
+    assert shop.column("SELECT expected_tokens FROM llm_throughput") == [0, 0]
 
 
 def test_an_added_column_has_its_comment_in_postgres(postgres_url: str) -> None:
