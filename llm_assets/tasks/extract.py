@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from datetime import date, datetime
 from functools import cached_property
 from typing import Any, Literal
@@ -11,18 +12,28 @@ from pydantic import BaseModel, Field, ValidationError, field_serializer, model_
 from llm_assets.errors import ConfigError
 from llm_assets.json_schema import bounded, describe, import_model, schema_columns
 from llm_assets.prompts import Layout, Tokenizer
-from llm_assets.records import Candidate, Column, Constraint, Failure, FailureKind, GenerateText
+from llm_assets.records import Candidate, Column, Completion, Constraint, Failure, FailureKind, GenerateText
 from llm_assets.tasks.base import (
     PROVENANCE_COLUMNS,
     Example,
     GenerationPlan,
+    Plan,
     Query,
     Task,
     generation_columns,
     truncated,
 )
+from llm_assets.tasks.choice import Value, only_choice
+from llm_assets.tasks.scoring import ScoringPlan
 
 DEFAULT_MAX_TOKENS = 256
+
+MAX_SCORED_VALUES = 50
+"""Values of a choice that are scored; it can take a request for each. Of more, one is generated."""
+
+SCORED_CONFIDENCE = Column(
+    "confidence", "number", "The model's probability of this value, given that it answers with one that is allowed."
+)
 
 AnswerModel = type[BaseModel]
 SchemaSource = AnswerModel | dict[str, Any] | str
@@ -34,6 +45,10 @@ class Extract(Task):
     The answer is generated under the schema as a constraint, so it parses; nested objects and lists are stored as JSON.
     A string or list without a bound gets one (200 characters, 16 items), because a model can otherwise fill the whole
     token limit with it. A pydantic model's own validators run on the answer; what they refuse is a failure.
+
+    Where all that is asked for is one of some values (one required property: an enum, a Literal or a boolean), nothing
+    is generated: the values are scored as the labels of a `Classify`, and `confidence` is the chosen one's probability.
+    With sampling parameters of your own, one is generated all the same.
     """
 
     type: Literal["extract"] = "extract"
@@ -98,13 +113,26 @@ class Extract(Task):
         assert isinstance(self.answer_schema, dict)
         return bounded(self.answer_schema)
 
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        return (*schema_columns(self.json_schema), *generation_columns(self.sampling))
+    @cached_property
+    def choice(self) -> tuple[str, list[Value]] | None:
+        """The property and its values, where the values are scored and nothing is generated."""
+        found = only_choice(self.json_schema)
+        if found is None or self.sampling.model_dump(exclude_defaults=True):
+            return None
+        return found if 2 <= len(found[1]) <= MAX_SCORED_VALUES else None
 
     @property
-    def constraint(self) -> Constraint:
-        return Constraint("json", json.dumps(self.json_schema, ensure_ascii=False))
+    def columns(self) -> tuple[Column, ...]:
+        own = (SCORED_CONFIDENCE,) if self.choice else generation_columns(self.sampling)
+        return (*schema_columns(self.json_schema), *own)
+
+    @property
+    def constraint(self) -> Constraint | None:
+        return None if self.choice else Constraint("json", json.dumps(self.json_schema, ensure_ascii=False))
+
+    def settings(self) -> dict[str, object]:
+        # Marked, so that answers that were generated are not taken for scored ones.
+        return {**super().settings(), **({"scored": True} if self.choice else {})}
 
     def system_message(self) -> str:
         instruction = self.instruction or "Extract the facts that the text states."
@@ -114,7 +142,9 @@ class Extract(Task):
         # As the constraint allows it, so that the model continues in that form.
         return json.dumps(json.loads(example.answer), ensure_ascii=False)
 
-    def plan(self, tokenizer: Tokenizer, max_model_len: int, layout: Layout = "instruction_first") -> "ExtractPlan":
+    def plan(self, tokenizer: Tokenizer, max_model_len: int, layout: Layout = "instruction_first") -> Plan:
+        if self.choice:
+            return ChoicePlan(self, tokenizer, max_model_len, layout)
         sampling = self.sampling.arguments(max_tokens=DEFAULT_MAX_TOKENS, logprobs=0)
         query = Query(GenerateText(sampling, self.constraint))
         return ExtractPlan(self, tokenizer, max_model_len, [query], layout)
@@ -132,19 +162,45 @@ class ExtractPlan(GenerationPlan):
     def parse(self, candidate: Candidate) -> dict[str, object] | Failure:
         if candidate.finish_reason == "length":
             return truncated(self.task, candidate)
-        try:
-            fields = json.loads(candidate.text, parse_float=_finite, parse_constant=_finite)
-            if self.task.answer_model is not None:
-                fields = self.task.answer_model.model_validate(fields).model_dump(mode="json", by_alias=True)
-            if not isinstance(fields, dict):
-                raise ValueError(f"expected an object, got {type(fields).__name__}")
-            return {column.name: _value(fields.get(column.name), column) for column in self._columns}
-        except ValidationError as error:
-            first = error.errors()[0]
-            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            reason = str(error)
-        return Failure(FailureKind.INVALID_JSON, f"The answer does not fit the schema: {reason}.", candidate.text)
+        return _fields(self.task.answer_model, self._columns, candidate.text)
+
+
+class ChoicePlan(ScoringPlan):
+    """Scores whole answers, one for each value, spaced as vLLM's constraint would have them written."""
+
+    task: Extract
+
+    def __init__(self, task: Extract, tokenizer: Tokenizer, max_model_len: int, layout: Layout) -> None:
+        assert task.choice is not None
+        name, values = task.choice
+        self.answers = [json.dumps({name: value}, ensure_ascii=False) for value in values]
+        self._columns = schema_columns(task.json_schema)
+        super().__init__(task, tokenizer, max_model_len, layout, self.answers, "answer")
+
+    def read(self, completions: Sequence[Completion]) -> tuple[dict[str, object], str] | Failure:
+        found = self.probabilities(completions)
+        if isinstance(found, Failure):
+            return found
+        best = found.index(max(found))  # ties go to the value that stands first
+        columns = _fields(self.task.answer_model, self._columns, self.answers[best])
+        return columns if isinstance(columns, Failure) else ({**columns, "confidence": found[best]}, "stop")
+
+
+def _fields(model: AnswerModel | None, columns: Sequence[Column], text: str) -> dict[str, object] | Failure:
+    """Read an answer as columns, or say why it cannot be."""
+    try:
+        fields = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        if model is not None:
+            fields = model.model_validate(fields).model_dump(mode="json", by_alias=True)
+        if not isinstance(fields, dict):
+            raise ValueError(f"expected an object, got {type(fields).__name__}")
+        return {column.name: _value(fields.get(column.name), column) for column in columns}
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        reason = str(error)
+    return Failure(FailureKind.INVALID_JSON, f"The answer does not fit the schema: {reason}.", text)
 
 
 def _finite(text: str) -> float:

@@ -10,7 +10,7 @@ from llm_assets.engines.dummy import DummyTokenizer
 from llm_assets.errors import ConfigError
 from llm_assets.records import Completion, Failure, FailureKind, Usage
 from llm_assets.tasks import Classify
-from llm_assets.tasks.classify import MAX_SCORED_TOKENS, label_branches
+from llm_assets.tasks.scoring import MAX_SCORED_TOKENS, label_branches
 
 END = 257
 

@@ -1,0 +1,108 @@
+"""Answers out of a closed list: each gets its probability, and none is generated."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llm_assets.errors import ConfigError
+from llm_assets.prompts import Layout, Tokenizer
+from llm_assets.records import Completion, Failure, FailureKind, ScoreTokens
+from llm_assets.tasks.base import Plan, Query, Task
+
+MAX_SCORED_TOKENS = 128
+"""Tokens that one request can score; vLLM's limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A place where answers part: the tokens before it, and for each way on its token ids and the answers beyond it.
+
+    A way on has several token ids only where an answer ends and the model has several tokens to end with.
+    """
+
+    path: tuple[int, ...]
+    ways: tuple[tuple[tuple[int, ...], frozenset[int]], ...]
+
+
+def label_branches(labels: Sequence[Sequence[int]], end_token_ids: Sequence[int]) -> list[Branch]:
+    """Return the branches of the trie of some token sequences; shared runs of tokens need no question.
+
+    A label that is the beginning of another ends there, with one of `end_token_ids`.
+    """
+    branches: list[Branch] = []
+
+    def walk(path: tuple[int, ...], members: list[int]) -> None:
+        if len(members) < 2:
+            return
+        depth = len(path)
+        ways: dict[tuple[int, ...], list[int]] = {}
+        for member in members:
+            ends = len(labels[member]) == depth
+            ways.setdefault(tuple(end_token_ids) if ends else (labels[member][depth],), []).append(member)
+        if len(ways) > 1:
+            branches.append(Branch(path, tuple((ids, frozenset(below)) for ids, below in ways.items())))
+        for ids, below in ways.items():
+            if ids != tuple(end_token_ids):
+                walk((*path, *ids), below)
+
+    walk((), list(range(len(labels))))
+    return branches
+
+
+class ScoringPlan(Plan):
+    """Scores the possible answers: one request for each place where they part, all of them side by side.
+
+    Raises:
+        ConfigError: to the tokenizer, two of the answers are the same.
+    """
+
+    def __init__(
+        self, task: Task, tokenizer: Tokenizer, max_model_len: int, layout: Layout, answers: Sequence[str], noun: str
+    ) -> None:
+        encoded = tokenizer.encode_literal(answers)
+        for index, ids in enumerate(encoded):
+            if not ids or encoded.index(ids) != index:
+                raise ConfigError(
+                    f"Task {task.name!r}: to this model's tokenizer the {noun} {answers[index]!r} is the same as "
+                    f"{answers[encoded.index(ids)]!r}. Choose {noun}s with different words."
+                )
+        self._noun = noun
+        self._count = len(encoded)
+        self.branches = label_branches(encoded, tokenizer.end_token_ids)
+        queries = []
+        self._branch_of: list[int] = []
+        """The branch that each query belongs to: one with very many ways on takes several queries."""
+        for number, branch in enumerate(self.branches):
+            token_ids = [token_id for ids, _ in branch.ways for token_id in ids]
+            for start in range(0, len(token_ids), MAX_SCORED_TOKENS):
+                scored = tuple(token_ids[start : start + MAX_SCORED_TOKENS])
+                queries.append(Query(ScoreTokens(scored), branch.path))
+                self._branch_of.append(number)
+        super().__init__(task, tokenizer, max_model_len, queries, layout)
+
+    def probabilities(self, completions: Sequence[Completion]) -> list[float] | Failure:
+        """Return each answer's probability, given that the model gives one of them. They sum to 1."""
+        logs = [0.0] * self._count
+        scores: list[dict[int, float]] = [{} for _ in self.branches]
+        for number, completion in zip(self._branch_of, completions, strict=True):
+            scores[number].update(completion.scores)
+        for branch, found in zip(self.branches, scores, strict=True):
+            ways = [log_sum_exp([found.get(i, -math.inf) for i in ids]) for ids, _ in branch.ways]
+            total = log_sum_exp(ways)
+            if not math.isfinite(total):
+                return Failure(
+                    FailureKind.ENGINE_ERROR,
+                    f"No {self._noun}'s next token has a finite log-probability: {found}.",
+                )
+            for way, (_, below) in zip(ways, branch.ways, strict=True):
+                for index in below:
+                    logs[index] += way - total
+        return [math.exp(log) for log in logs]
+
+
+def log_sum_exp(logs: Sequence[float]) -> float:
+    """Return log(sum(exp(x))) without overflow; minus infinity for nothing."""
+    peak = max(logs, default=-math.inf)
+    if not math.isfinite(peak):
+        return peak
+    return peak + math.log(math.fsum(math.exp(value - peak) for value in logs))
