@@ -5,9 +5,20 @@ import pytest
 from llm_assets.engines import VllmEngine, VllmSettings
 from llm_assets.engines.dummy import DummyTokenizer
 from llm_assets.pipeline import PipelineSettings
-from llm_assets.pipeline.layout import LAYOUTS, Shape, cheapest, groups, new_tokens, plan_group, row_tokens
+from llm_assets.pipeline.layout import (
+    LAYOUTS,
+    Expected,
+    Shape,
+    cheapest,
+    common_beginning,
+    groups,
+    new_tokens,
+    plan_group,
+    row_tokens,
+)
 from llm_assets.records import GenerateText, Partition
 from llm_assets.tasks import Classify, Extract, Generate, Summarize, Task
+from llm_assets.tasks.base import ROW_ENDS
 from tests.tables.shop import RecordingEngine, Shop, changed, day, outcomes
 
 MOOD = Classify(
@@ -107,6 +118,22 @@ def test_a_text_that_a_task_fails_costs_it_nothing_and_one_that_it_cuts_costs_wh
     shapes = [Shape(before=10, behind=10, fails=50), Shape(before=10, behind=10, cut=60)]
     assert row_tokens(shapes, 100, "row_first", 1) == 10 + 60
     assert row_tokens(shapes, 40, "row_first", 1) == 10 + 40 + 10
+
+
+def test_the_tokens_of_a_question_depend_on_what_was_asked_before_it() -> None:
+    plans = plan_group([FACTS, GIST], DummyTokenizer(), 5000, "row_first")
+    start, (facts, gist) = len(plans[0].prompt.prefix), (len(plan.prompt.suffix) for plan in plans)
+    common = common_beginning([plan.prompt.suffix for plan in plans])
+    assert common > len(ROW_ENDS) - 1
+    expected = Expected([plans], 1)
+    assert expected.ask("facts", "first text", 100) == start + 100 + facts
+    assert expected.ask("gist", "first text", 100) == gist - common
+    assert expected.ask("gist", "second text", 100) == 100 + gist  # alone: facts has its answer already
+    assert expected.ask("facts", "third text", 80) == 80 + facts
+    usual = Expected([plan_group([FACTS, GIST], DummyTokenizer(), 5000, "instruction_first")], 1)
+    whole = usual.ask("facts", "first text", 100)
+    assert usual.ask("facts", "second text", 100) < whole - len(FACTS.system_message())
+    assert usual.ask("gist", "second text", 100) > len(GIST.system_message()) + 100
 
 
 # Which tasks share a row, and how they cut it.

@@ -196,8 +196,13 @@ def test_metadata_says_what_was_done_in_numbers_that_the_ui_plots(shop: Shop, in
         "tokens_per_second",
         "cached_share",
         "mean_confidence",
+        "computed_tokens",
+        "expected_tokens",
     ):
         assert isinstance(metadata[f"llm_assets/{name}"], int | float)
+    assert metadata["llm_assets/layout"] == "instruction_first"
+    # The dummy engine has no cache: everything is computed.
+    assert metadata["llm_assets/expected_tokens"] == metadata["llm_assets/computed_tokens"] > 0
     assert 0 < metadata["llm_assets/mean_confidence"] <= 1
 
 
