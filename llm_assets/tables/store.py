@@ -19,6 +19,9 @@ from llm_assets.tables.upgrade import make_tables
 
 POSTGRES_NAME_BYTES = 63
 
+COUNTED_ANSWERS = 1000
+"""So many answers say which layout a table has; all of a large one would take long to count."""
+
 
 class Output(NamedTuple):
     """One task's output table: its name, its answer columns and its comment."""
@@ -123,9 +126,10 @@ class Store:
 
     @retried
     def fingerprint_counts(self, task: str, fingerprints: Collection[str]) -> dict[str, int]:
-        """Return how many of a task's answers have each of some fingerprints; those that none has are left out."""
+        """Return how many of a task's answers have each of some fingerprints, of the first thousand that have one."""
         column = self._results[task].c.fingerprint
-        query = sa.select(column, sa.func.count()).where(column.in_(list(fingerprints))).group_by(column)
+        found = sa.select(column).where(column.in_(list(fingerprints))).limit(COUNTED_ANSWERS).subquery()
+        query = sa.select(found.c.fingerprint, sa.func.count()).group_by(found.c.fingerprint)
         with self.database.engine.connect() as connection:
             return dict(connection.execute(query).tuples().all())
 
