@@ -25,7 +25,7 @@ from llm_assets.tables import Database, Source
 from llm_assets.tasks import Task
 
 ROOT = Path(__file__).resolve().parent.parent
-WARM_UP_ROWS = 4
+WARM_UP_ROWS = 64
 INSERT_ROWS = 10_000
 
 
@@ -201,8 +201,8 @@ def demo_texts(count: int) -> list[str]:
     They have 57 tokens on average to SmolLM2.
     """
     lines = (ROOT / "sql" / "demo" / "reviews.jsonl").read_text(encoding="utf-8").splitlines()
-    texts = [json.loads(line)["text"] for line in lines]
-    usable = list(dict.fromkeys(text for text in texts if text and text.strip() and len(text) < 4000))
+    texts = [(json.loads(line)["text"] or "").replace("\0", "") for line in lines]  # Postgres stores no NUL
+    usable = list(dict.fromkeys(text for text in texts if text.strip() and len(text) < 4000))
     return [f"{number + 1}. {usable[number % len(usable)]}" for number in range(count)]
 
 
@@ -262,9 +262,10 @@ def order(names: Sequence[str], number: int) -> list[str]:
 def compare(
     sides: Mapping[str, Side], texts: list[str], rounds: int, before: Callable[[], object] = lambda: None
 ) -> dict[str, list[Turn]]:
-    """Let the sides take turns over the same texts, `before` ahead of each; a few rows first, to warm up."""
-    for side in sides.values():
-        side(texts[:WARM_UP_ROWS])
+    """Let the sides take turns over the same texts, `before` ahead of each; an eighth of them first, to warm up."""
+    if warm_up := texts[: min(len(texts) // 8, WARM_UP_ROWS)]:
+        for side in sides.values():
+            side(warm_up)
     turns: dict[str, list[Turn]] = {name: [] for name in sides}
     for number in range(rounds):
         for name in order(list(sides), number):

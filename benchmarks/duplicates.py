@@ -1,4 +1,4 @@
-"""Asking only what must be asked: a table in which 30 % of the rows repeat a text, and a rerun with 1 % of them changed.
+"""Asking only what must be asked: a table with 30 % duplicate rows, and a rerun with 1 % of the rows changed.
 
 Against the same pipeline with a task whose answers may not be reused, and against a full refresh of it.
 """

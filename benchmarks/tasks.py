@@ -18,7 +18,7 @@ TOKENS = {"long": 1000, "short": 83}
 def run(bench: Bench) -> dict[str, Any]:
     """Measure the layouts on long and on short rows."""
     engine = bench.engine()
-    counts = {"long": bench.rows(cpu=2, gpu=512), "short": bench.rows(cpu=8, gpu=4096)}
+    counts = {"long": bench.rows(cpu=1, gpu=512), "short": bench.rows(cpu=4, gpu=4096)}
     found_ratios: dict[str, float] = {}
     found_speeds: dict[str, float] = {}
     cached: dict[str, dict[str, float]] = {}
