@@ -28,7 +28,7 @@ def tiny_config(vocabulary: int) -> dict[str, Any]:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "dtype": "float32",
+        "dtype": "bfloat16",
         "hidden_act": "silu",
         "hidden_size": 64,
         "intermediate_size": 128,
