@@ -1,36 +1,45 @@
-"""Run benchmarks by name, or all: python -m benchmarks [NAME ...]. Those that share a model load it once."""
+"""Run benchmarks by name, or all: python -m benchmarks [NAME ...]. Those that have the same model load it once."""
 
 import importlib
-import json
 import os
 import subprocess
 import sys
 import time
 import traceback
+from pathlib import Path
 
 from benchmarks.common import Bench, Options, options_of, parser, write_line
 
-NAMES = (
-    "choice",
-    "extract",
-    "text",
-    "tasks",
-    "prefix",
-    "duplicates",
-    "matrix",
-    "speculation",
-    "host",
-    "defaults",
-    "incremental",
-)
+TOGETHER = ("choice", "extract", "text", "tasks", "prefix", "duplicates", "matrix")
+APART = ("speculation", "host", "defaults", "incremental")
+"""In processes of their own: they load other models, and vLLM's CPU build loads none after n-gram speculation."""
+
+NAMES = (*TOGETHER, *APART)
 INCREMENTAL_ROWS = 20_000
 
 
-def incremental(options: Options) -> dict:
-    """Run `incremental`, whose runs are processes of their own."""
-    command = [sys.executable, "-m", "benchmarks.incremental", "--rows", str(options.rows or INCREMENTAL_ROWS)]
-    command += ["--postgres"] if options.database == "postgres" else []
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+def command_of(name: str, options: Options) -> list[str]:
+    """Return the command of a benchmark that runs apart."""
+    command = [sys.executable, "-m", f"benchmarks.{name}"]
+    if name != "incremental":
+        return command + options.arguments()
+    command += ["--rows", str(options.rows or INCREMENTAL_ROWS)]
+    return command + (["--postgres"] if options.database == "postgres" else [])
+
+
+def run_apart(name: str, options: Options, file: Path | None) -> None:
+    """Run a benchmark in a process of its own, showing what it prints; its last line is JSON unless it was left out."""
+    last = ""
+    with subprocess.Popen(command_of(name, options), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            last = line
+    if process.returncode:
+        raise RuntimeError(f"{name} ended with {process.returncode}")
+    if file is not None and last.startswith("{"):
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write(last)
 
 
 def main() -> None:
@@ -44,15 +53,13 @@ def main() -> None:
     with Bench(options) as bench:
         for name in arguments.names or NAMES:
             started = time.perf_counter()
-            print(f"{name}", flush=True)
+            print(name, flush=True)
             try:
-                if name == "incremental":
-                    found = incremental(options)
+                if name in APART:
+                    bench.unload()
+                    run_apart(name, options, arguments.json)
                 else:
-                    found = importlib.import_module(f"benchmarks.{name}").run(bench)
-                write_line(found, arguments.json)
-            except SystemExit as reason:  # a benchmark that cannot run here says why
-                print(f"  left out: {reason}", flush=True)
+                    write_line(importlib.import_module(f"benchmarks.{name}").run(bench), arguments.json)
             except Exception:
                 # The others are still worth having.
                 traceback.print_exc()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.common import Bench, Turn, compare, demo_texts, options_of, parser, rounded, speeds, write_line
@@ -53,11 +54,8 @@ def one(bench: Bench, settings: dict[str, object]) -> dict[str, Any]:
 
 def in_child(bench: Bench, settings: dict[str, object]) -> dict[str, Any]:
     """Do `one` in a process of its own; what it prints before its JSON is dropped."""
-    options = bench.options
-    command = [sys.executable, "-m", "benchmarks.defaults", "--one", json.dumps(settings)]
-    command += ["--rounds", str(options.rounds), "--load-format", options.load_format, "--model", bench.model]
-    command += ["--rows", str(options.rows)] if options.rows else []
-    command += ["--database", options.database] if options.database else []
+    options = replace(bench.options, model=bench.model).arguments()
+    command = [sys.executable, "-m", "benchmarks.defaults", "--one", json.dumps(settings), *options]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return {"settings": settings, "error": done.stderr.strip().splitlines()[-1:]}
@@ -81,7 +79,7 @@ def run(bench: Bench, only: Sequence[str] = ()) -> dict[str, Any]:
             )
     base, *others = found
     if "error" in base:
-        raise SystemExit(f"The defaults themselves do not run: {base['error']}")
+        raise RuntimeError(f"The defaults themselves do not run: {base['error']}")
     measured = [case for case in others if "error" not in case]
     ratios = {
         f"{label(case['settings'])}: {name}": rounded(case["rows_per_second"][name] / speed)

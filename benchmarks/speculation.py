@@ -5,7 +5,18 @@ Guesses are right or wrong by what the weights say, so that random weights show 
 
 from typing import Any
 
-from benchmarks.common import Bench, Turn, compare, demo_texts, insert_rows, main, ratio, run_pipeline, speeds
+from benchmarks.common import (
+    Bench,
+    LeftOutError,
+    Turn,
+    compare,
+    demo_texts,
+    insert_rows,
+    main,
+    ratio,
+    run_pipeline,
+    speeds,
+)
 from benchmarks.prompts import LONG_EXTRACT
 from llm_assets.engines import VllmEngine
 from llm_assets.errors import ModelError
@@ -29,7 +40,7 @@ def answers(database: Database) -> dict[int, tuple[object, ...]]:
 def run(bench: Bench) -> dict[str, Any]:
     """Measure both loads, one after the other."""
     if bench.weights_are_random:
-        raise SystemExit("speculation needs real weights: run it without --load-format dummy.")
+        raise LeftOutError("speculation needs real weights, and --load-format dummy has random ones.")
     rows = bench.rows(cpu=8, gpu=2048)
     texts = demo_texts(rows)
     turns: dict[str, list[Turn]] = {}
@@ -38,7 +49,7 @@ def run(bench: Bench) -> dict[str, Any]:
         try:
             engine = bench.engine(**settings)
         except ModelError as error:
-            raise SystemExit(f"This build of vLLM does not load a model with {settings}: {error}") from error
+            raise LeftOutError(f"this build of vLLM does not load a model with {settings}: {error}") from error
 
         def side(texts: list[str], name: str = name, engine: VllmEngine = engine) -> Turn:
             with bench.database() as database:

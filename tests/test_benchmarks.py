@@ -6,7 +6,7 @@ import json
 import pytest
 
 from benchmarks import common, duplicates, matrix, plot, prompts
-from benchmarks.__main__ import NAMES
+from benchmarks.__main__ import NAMES, command_of
 from benchmarks.common import Bench, Options, Turn
 from benchmarks.defaults import cases
 from benchmarks.host import by_stage, write_tiny_model
@@ -162,6 +162,14 @@ def test_every_benchmark_can_be_run_by_name():
         module = importlib.import_module(f"benchmarks.{name}")
         assert module.__doc__
         assert callable(getattr(module, "run", getattr(module, "main", None)))
+
+
+def test_a_benchmark_apart_gets_the_options():
+    options = Options(rows=5, rounds=2, model="m", load_format="dummy", database="postgres")
+    words = command_of("host", options)[2:]
+    assert words[0] == "benchmarks.host"
+    assert common.options_of(common.parser("").parse_args(words[1:])) == options
+    assert command_of("incremental", options)[3:] == ["--rows", "5", "--postgres"]
 
 
 LINES = [
