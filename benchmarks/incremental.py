@@ -3,8 +3,9 @@
 For each number of rows: the first run, a rerun with one row in a hundred changed, and one with nothing changed. Each is
 a process of its own, so that its peak memory is its own. Nothing here is a comparison with another program.
 
-python -m benchmarks.incremental [--url URL] [--rows 100000 1000000]
-Without a URL, a SQLite file; `--postgres` starts the Postgres of the tests.
+    python -m benchmarks.incremental [--postgres] [--rows 100000 1000000]
+
+On a SQLite file; `--postgres` starts the Postgres of the tests.
 """
 
 import argparse
@@ -85,7 +86,7 @@ def measure(url: str) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000])
     parser.add_argument("--postgres", action="store_true", help="measure on the Postgres of the tests")
     parser.add_argument("--once", metavar="URL", help="run once over what is there, and print what it cost")

@@ -1,0 +1,83 @@
+"""Draw the ratios of a file of JSON lines as bars: python -m benchmarks.plot FILE [--out PNG] [--names choice text].
+
+Of several lines of the same benchmark, model and device the last one counts.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent
+NAMES = ("choice", "extract", "text", "tasks", "prefix", "duplicates", "speculation")
+"""What is drawn if nothing else is asked for: those whose ratios are rows per second over rows per second."""
+
+COLOURS = ("#3b6ea5", "#d98032", "#5d9a57", "#9c5a91")
+
+
+def bars(lines: Sequence[dict[str, Any]], names: Sequence[str] = NAMES) -> dict[str, dict[str, float]]:
+    """Return the ratios by model and device, and for each by their labels, in the order of `names`."""
+    newest: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+    for line in lines:
+        if line["benchmark"] in names and line.get("ratios"):
+            group = newest.setdefault((line["model"], line["device"]), {})
+            group[line["benchmark"]] = line["ratios"]
+    return {
+        f"{model}, {device}": {
+            f"{name}: {label}": value for name in names for label, value in found.get(name, {}).items()
+        }
+        for (model, device), found in newest.items()
+    }
+
+
+def draw(groups: dict[str, dict[str, float]], file: Path) -> None:
+    """Write a PNG with one bar for each ratio, coloured by model and device."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    labels = list(dict.fromkeys(label for group in groups.values() for label in group))
+    height = 0.8 / len(groups)
+    size = (9, 1.2 + len(labels) * (0.16 + 0.16 * len(groups)))
+    figure, axes = pyplot.subplots(figsize=size, layout="constrained")
+    for number, (name, group) in enumerate(groups.items()):
+        places = [labels.index(label) + (number - (len(groups) - 1) / 2) * height for label in group]
+        drawn = axes.barh(places, list(group.values()), height * 0.9, label=name, color=COLOURS[number % len(COLOURS)])
+        axes.bar_label(drawn, fmt="%.3g", padding=3, fontsize=8)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    ticks = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+    values = [value for group in groups.values() for value in group.values()]
+    low, high = min([*values, 1]) / 1.3, max([*values, 1]) * 1.5
+    axes.set_xlim(low, high)
+    axes.set_xticks([tick for tick in ticks if low < tick < high], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("rows/s of the first over rows/s of the second (times, logarithmic)")
+    axes.set_ylabel("benchmark: first / second")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.08 - 0.5 / size[1]), ncols=2, frameon=False, fontsize=8)
+    figure.savefig(file, dpi=100)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="JSON lines that --json wrote")
+    parser.add_argument("--out", type=Path, default=ROOT / "results.png")
+    parser.add_argument("--names", nargs="+", default=list(NAMES), help="benchmarks to draw")
+    arguments = parser.parse_args()
+    lines = [json.loads(line) for line in arguments.file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    groups = bars(lines, arguments.names)
+    if not groups:
+        parser.error(f"{arguments.file} has no ratios of {', '.join(arguments.names)}")
+    draw(groups, arguments.out)
+    print(f"{arguments.out}: {arguments.out.stat().st_size / 1024:.0f} KB")
+
+
+if __name__ == "__main__":
+    main()
