@@ -24,6 +24,7 @@ def against_plain(bench: Bench, name: str, task: Task, rows: int) -> dict[str, A
     texts = demo_texts(rows)
     sides = {
         "pipeline": bench.pipeline(engine, [task]),
+        "aligned": bench.pipeline(engine, [task.model_copy(update={"align_prompt": True})]),
         "one_submit": plain(engine, [task]),
         "batches": plain(engine, [task], BATCH),
     }

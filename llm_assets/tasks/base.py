@@ -85,7 +85,8 @@ class Plan(ABC):
         self.task = task
         self.tokenizer = tokenizer
         self.layout: Layout = layout
-        self.prompt = ChatPrompt(tokenizer, task.messages(layout))
+        aligned = task.align_prompt and layout == "instruction_first"
+        self.prompt = ChatPrompt(tokenizer, task.messages(layout), aligned)
         self.queries = tuple(queries)
         room = max_model_len - self.prompt.shared_tokens - max(self._answer_tokens(query) for query in queries)
         if room < 1:
@@ -164,6 +165,10 @@ class Task(BaseModel, ABC):
         default="cut", description="A text too long for the model: cut it in the middle, or fail the row."
     )
     max_text_tokens: int | None = Field(default=None, ge=1, description="Treat longer texts as too long.")
+    align_prompt: bool = Field(
+        default=False,
+        description="Fill the instruction up with # to a whole block of the prefix cache: fewer tokens for each row.",
+    )
     reuse_sampled: bool = Field(default=False, description="Reuse answers for equal texts though sampling is random.")
 
     @field_validator("name")

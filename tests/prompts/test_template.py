@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 from llm_assets.engines.dummy import DummyTokenizer
 from llm_assets.errors import ConfigError
 from llm_assets.prompts import ChatPrompt, fit, load_tokenizer
-from llm_assets.prompts.template import ROW_TEXT
+from llm_assets.prompts.template import CACHE_BLOCK, ROW_TEXT
 
 CHAT = [
     {"role": "system", "content": "Classify the text."},
@@ -95,3 +97,26 @@ def test_both_ends_of_a_long_text_stay():
     assert fit(list(range(10)), 5, [99]) == [0, 1, 99, 8, 9]
     assert fit(list(range(10)), 6, [99]) == [0, 1, 2, 99, 8, 9]
     assert fit(list(range(10)), 1, [99]) == [99]
+
+
+def test_an_aligned_prompt_fills_whole_blocks_and_changes_only_the_first_message(smollm2_tokenizer):
+    for words in range(40):
+        first = {"role": "system", "content": "Answer with a label." + " word" * words}
+        plain = ChatPrompt(smollm2_tokenizer, [first, *CHAT[1:]])
+        aligned = ChatPrompt(smollm2_tokenizer, [first, *CHAT[1:]], aligned=True)
+        assert len(aligned.prefix) % CACHE_BLOCK == 0
+        assert 0 <= len(aligned.prefix) - len(plain.prefix) <= CACHE_BLOCK + 1
+        assert aligned.suffix == plain.suffix
+        before, after = smollm2_tokenizer.decode(plain.prefix), smollm2_tokenizer.decode(aligned.prefix)
+        assert re.sub(r"\n( #)+(?=<\|im_end\|>)", "", after, count=1) == before
+
+
+def test_a_prompt_that_cannot_be_aligned_stays_as_it_is():
+    tokenizer = DummyTokenizer()  # the filling is a line feed and two bytes each time
+    prompts = {}
+    for length in range(2 * CACHE_BLOCK):
+        chat = [{"role": "system", "content": "a" * length}, *CHAT[1:]]
+        plain, aligned = (ChatPrompt(tokenizer, chat, aligned) for aligned in (False, True))
+        prompts[length] = len(aligned.prefix) % CACHE_BLOCK == 0
+        assert prompts[length] or aligned.prefix == plain.prefix
+    assert set(prompts.values()) == {True, False}
