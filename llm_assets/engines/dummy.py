@@ -49,7 +49,8 @@ class DummyTokenizer:
     def encode_literal(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(text.encode("utf-8", "replace")) for text in texts]
 
-    def decode(self, token_ids: Sequence[int]) -> str:
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        # Its special tokens have no text.
         return bytes(token_id for token_id in token_ids if token_id < 256).decode("utf-8", "replace")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llm_assets.prompts import Tokenizer
@@ -53,6 +54,7 @@ def sampling_params(ask: Ask) -> Any:
             logprob_token_ids=list(ask.token_ids),
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            flat_logprobs=True,
             skip_clone=True,
         )
     assert isinstance(ask, GenerateText)
@@ -62,6 +64,8 @@ def sampling_params(ask: Ask) -> Any:
         arguments["repetition_detection"] = RepetitionDetectionParams(**repetition)
     if ask.constraint is not None:
         arguments["structured_outputs"] = structured_outputs(ask.constraint)
+    # Only to find a stop text does vLLM need to decode as it goes.
+    arguments |= {"detokenize": bool(arguments.get("stop")), "flat_logprobs": True}
     arguments |= {"output_kind": RequestOutputKind.FINAL_ONLY, "skip_clone": True}
     return SamplingParams(**arguments)  # pyright: ignore[reportArgumentType]
 
@@ -95,7 +99,7 @@ def refused(request: Request, error: Exception) -> Completion:
     return Completion(request.id, error=f"vLLM refused the request: {error}", error_kind=FailureKind.REFUSED_REQUEST)
 
 
-def completion(request: Request, output: Any) -> Completion:
+def completion(request: Request, output: Any, tokenizer: Tokenizer) -> Completion:
     """Read a finished vLLM RequestOutput."""
     usage = Usage(
         prompt=len(request.prompt_token_ids),
@@ -108,11 +112,10 @@ def completion(request: Request, output: Any) -> Completion:
     if stopped:
         return Completion(request.id, error=f"vLLM ended the request with {stopped[0]!r}.", usage=usage)
     if isinstance(request.ask, ScoreTokens):
-        first = output.outputs[0].logprobs[0]
-        return Completion(request.id, scores={token_id: item.logprob for token_id, item in first.items()}, usage=usage)
+        first = output.outputs[0].logprobs
+        return Completion(request.id, scores=dict(zip(first.token_ids, first.logprobs, strict=True)), usage=usage)
     assert isinstance(request.ask, GenerateText)
-    with_top = bool(request.ask.sampling.get("logprobs"))
-    candidates = tuple(_candidate(item, with_top) for item in output.outputs)
+    candidates = tuple(_candidate(item, request, request.ask.sampling, tokenizer) for item in output.outputs)
     return Completion(request.id, candidates, usage=usage)
 
 
@@ -129,16 +132,32 @@ def beam_completion(request: Request, beam: Any, tokenizer: Tokenizer) -> Comple
     return Completion(request.id, (candidate,), usage=usage)
 
 
-def _candidate(item: Any, with_top: bool) -> Candidate:
-    steps = item.logprobs or []
+def _candidate(item: Any, request: Request, sampling: Mapping[str, Any], tokenizer: Tokenizer) -> Candidate:
+    token_ids, steps = tuple(item.token_ids), item.logprobs
+    if sampling.get("stop"):
+        text = item.text
+    else:
+        ended = item.finish_reason == "stop" and not sampling.get("include_stop_str_in_output")
+        text = _decode(token_ids[:-1] if ended else token_ids, request, sampling, tokenizer)
     return Candidate(
-        text=item.text,
-        token_ids=tuple(item.token_ids),
+        text=text,
+        token_ids=token_ids,
         finish_reason=item.finish_reason,
-        logprobs=tuple(step[token_id].logprob for token_id, step in zip(item.token_ids, steps, strict=True)),
-        top_logprobs=tuple(_finite(step) for step in steps) if with_top else (),
+        # At each step, the chosen token stands before the likeliest ones.
+        logprobs=tuple(steps.logprobs[start] for start in steps.start_indices) if steps else (),
+        top_logprobs=tuple(_top(steps)) if steps and sampling.get("logprobs") else (),
     )
 
 
-def _finite(step: Any) -> dict[int, float]:
-    return {token_id: entry.logprob for token_id, entry in step.items() if math.isfinite(entry.logprob)}
+def _decode(token_ids: Sequence[int], request: Request, sampling: Mapping[str, Any], tokenizer: Tokenizer) -> str:
+    """Return the text of an answer, with the space that some tokenizers drop from the beginning of a text."""
+    skip = bool(sampling.get("skip_special_tokens", True))
+    before = request.prompt_token_ids[-1:]
+    text = tokenizer.decode([*before, *token_ids], skip)[len(tokenizer.decode(before, skip)) :]
+    return text.rstrip("\ufffd")  # the bytes of a character that was cut off
+
+
+def _top(steps: Any) -> Iterator[dict[int, float]]:
+    for start, end in zip(steps.start_indices, steps.end_indices, strict=True):
+        found = zip(steps.token_ids[start:end], steps.logprobs[start:end], strict=True)
+        yield {token_id: logprob for token_id, logprob in found if math.isfinite(logprob)}

@@ -25,8 +25,8 @@ class Tokenizer(Protocol):
         """Return the ids of texts in which nothing is special, one list for each."""
         ...
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Return the text of some ids, special tokens included."""
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """Return the text of some ids."""
         ...
 
 
@@ -89,8 +89,10 @@ class ChatTokenizer:
                 spelled.append(token_id)
         return spelled
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(list(token_ids), clean_up_tokenization_spaces=False)
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        return self._tokenizer.decode(
+            list(token_ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
 
 
 def _unicode(text: str) -> str:

@@ -5,6 +5,8 @@ import math
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
 
 import pytest
 
@@ -488,3 +490,25 @@ def test_a_closed_engine_loads_again_and_answers_the_same(vllm_engine, greedy_re
     assert vllm_engine.info.device == ""
     assert what_was_said(vllm_engine.run(greedy_requests)) == greedy_answers
     assert vllm_engine.info.device == "cpu"
+
+
+def test_texts_are_what_vllm_itself_decodes(vllm_engine, chat):
+    asks = [
+        generate(max_tokens=40),
+        generate(max_tokens=40, temperature=1.3, n=3, seed=1),
+        generate(max_tokens=6, temperature=2.0, n=8, seed=2),  # which cuts characters of several tokens
+        generate(max_tokens=40, skip_special_tokens=False, ignore_eos=True),
+        generate(max_tokens=40, stop_token_ids=[30], include_stop_str_in_output=True),
+    ]
+    prompts = [chat("Say something about \u6771\u4eac and caf\u00e9s, with emoji."), chat("Hello."), chat("")]
+    ours = [Request(n, prompt, ask) for n, (prompt, ask) in enumerate(product(prompts, asks))]
+    # A stop text that never comes makes vLLM decode.
+    theirs = [
+        Request(n, prompt, replace(ask, sampling={**ask.sampling, "stop": ["\x00never\x00"]}))
+        for n, (prompt, ask) in enumerate(product(prompts, asks))
+    ]
+    found, expected = ({c.id: c for c in vllm_engine.run(requests)} for requests in (ours, theirs))
+    for n in found:
+        for candidate, other in zip(found[n].candidates, expected[n].candidates, strict=True):
+            assert candidate.token_ids == other.token_ids
+            assert candidate.text == other.text
