@@ -128,14 +128,14 @@ def test_a_tokenizer_without_a_fast_implementation_is_refused():
 # Tokenizers of other kinds, as small as they can be.
 
 
-def unigram_tokenizer(characters="▁abcdefghijklmnopqrstuvwxyz<>/"):
+def unigram_tokenizer(characters="▁abcdefghijklmnopqrstuvwxyz<>/", prepend_scheme="never"):
     """A Unigram vocabulary that holds its control tokens as ordinary pieces, like those made with SentencePiece."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((c, -5.0) for c in characters)]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
-    tokenizer.decoder = decoders.Metaspace(prepend_scheme="never")
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend_scheme)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme=prepend_scheme)
     return wrap(tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
