@@ -68,6 +68,9 @@ class PostgresLocks:
                 return
             except DBAPIError:
                 self._drop()
+            except BaseException:  # an interrupt in the middle of a statement leaves a connection of no further use
+                self._drop()
+                raise
         while not self._take(sorted(self._held)):
             logger.warning("The connection was lost, and another run has the partition. Waiting for it.")
             time.sleep(POLL_SECONDS)
@@ -99,7 +102,7 @@ class PostgresLocks:
         digest = hashlib.blake2b(f"llm_assets {name}".encode(), digest_size=8).digest()
         try:
             return self._connection.execute(sa.select(function(int.from_bytes(digest, signed=True)))).scalar_one()
-        except DBAPIError:
+        except BaseException:  # as in confirm
             self._drop()
             raise
 

@@ -165,6 +165,26 @@ def test_partitions_of_one_table_are_locked_apart_in_postgres(postgres_url: str)
         database.close()
 
 
+def test_locks_are_taken_again_after_an_interrupt_in_the_middle_of_a_statement(postgres_url: str) -> None:
+    databases = [Database(postgres_url) for _ in range(2)]
+    first, second = map(run_locks, databases)
+    assert first.acquire(["a"])
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for act in (first.confirm, lambda: first.acquire(["b"])):
+        event.listen(databases[0].engine, "do_execute", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            act()
+        event.remove(databases[0].engine, "do_execute", interrupt)
+        first.confirm()
+        assert not second.acquire(["a"])
+    for locks, database in zip((first, second), databases, strict=True):
+        locks.close()
+        database.close()
+
+
 def test_locks_are_taken_again_after_the_connection_was_lost(postgres_url: str) -> None:
     databases = Database(postgres_url), Database(postgres_url)
     first, second = map(run_locks, databases)
