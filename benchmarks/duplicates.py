@@ -18,9 +18,9 @@ from benchmarks.common import (
     run_pipeline,
     speeds,
 )
+from benchmarks.incremental import change
 from benchmarks.prompts import LONG_CHOICE
 from llm_assets.pipeline import PipelineSettings
-from llm_assets.tables import Database
 from llm_assets.tasks import Classify
 
 DUPLICATE_SHARE = 0.3
@@ -47,16 +47,6 @@ def repeated(texts: list[str], share: float) -> list[str]:
     return [text for _, text in sorted(spread, key=lambda item: item[0])]
 
 
-def change(database: Database, share: float) -> None:
-    """Edit that share of the rows, at least one."""
-    import sqlalchemy as sa
-
-    table = sa.table("rows", sa.column("id", sa.Integer), sa.column("text", sa.Text))
-    with database.engine.begin() as connection:
-        edit = table.update().where(table.c.id % round(1 / share) == 0).values(text=table.c.text + " Edited.")
-        connection.execute(edit)
-
-
 def run(bench: Bench) -> dict[str, Any]:
     """Measure first runs and reruns."""
     engine = bench.engine()
@@ -67,7 +57,7 @@ def run(bench: Bench) -> dict[str, Any]:
             with bench.database() as database:
                 insert_rows(database, texts)
                 run_pipeline(database, engine, [task])
-                change(database, CHANGED_SHARE)
+                change(database, CHANGED_SHARE, "rows")
                 engine.reset_prefix_cache()
                 return run_pipeline(database, engine, [task], settings)
 

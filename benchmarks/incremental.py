@@ -51,8 +51,9 @@ def make_table(database: Database, rows: int) -> None:
             connection.execute(table.insert(), values)
 
 
-def change(database: Database, share: float) -> None:
-    table = sa.table("reviews", sa.column("id", sa.Integer), sa.column("text", sa.Text))
+def change(database: Database, share: float, name: str = "reviews") -> None:
+    """Edit that share of a table's rows."""
+    table = sa.table(name, sa.column("id", sa.Integer), sa.column("text", sa.Text))
     with database.engine.begin() as connection:
         edit = table.update().where(table.c.id % round(1 / share) == 0).values(text=table.c.text + " Edited.")
         connection.execute(edit)

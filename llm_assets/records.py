@@ -96,13 +96,17 @@ class BeamSearch:
     length_penalty: float = 1.0
 
 
+Ask = ScoreTokens | GenerateText | BeamSearch
+"""What is asked of a model after a prompt."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One question to an engine. `id` is unique within a call of `Engine.run`."""
 
     id: int
     prompt_token_ids: list[int]
-    ask: ScoreTokens | GenerateText | BeamSearch
+    ask: Ask
 
 
 @dataclass(frozen=True, slots=True)

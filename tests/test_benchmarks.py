@@ -84,7 +84,7 @@ def test_a_task_that_may_not_reuse_asks_about_every_row():
         with bench.database() as database:
             common.insert_rows(database, texts)
             common.run_pipeline(database, DummyEngine(), [TASK])
-            duplicates.change(database, 0.01)
+            duplicates.change(database, 0.01, "rows")
             assert common.run_pipeline(database, DummyEngine(), [TASK]).asked == 1
 
 

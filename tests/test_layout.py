@@ -123,7 +123,7 @@ def test_a_text_that_a_task_fails_costs_it_nothing_and_one_that_it_cuts_costs_wh
 def test_the_tokens_of_a_question_depend_on_what_was_asked_before_it() -> None:
     plans = plan_group([FACTS, GIST], DummyTokenizer(), 5000, "row_first")
     start, (facts, gist) = len(plans[0].prompt.prefix), (len(plan.prompt.suffix) for plan in plans)
-    common = common_beginning([plan.prompt.suffix for plan in plans])
+    common = min(common_beginning(plans[0].prompt.suffix, plan.prompt.suffix) for plan in plans)
     assert common > len(ROW_ENDS) - 1
     expected = Expected([plans], 1)
     assert expected.ask("facts", "first text", 100) == start + 100 + facts

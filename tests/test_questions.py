@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from llm_assets.pipeline.questions import OpenRow, Question, Slice, best_order, common_beginning, side_by_side
+from llm_assets.pipeline.layout import common_beginning
+from llm_assets.pipeline.questions import OpenRow, Question, Slice, best_order, side_by_side
 from llm_assets.records import Partition
 from llm_assets.tasks import Task
 from tests.tables.shop import NOTE, SENTIMENT

@@ -74,6 +74,8 @@ class VllmEngine:
         self._watcher: subprocess.Popen[bytes] | None = None
         self._watch_stopped: threading.Event | None = None
         self._runs = 0
+        self._tokens = 0
+        """Prompt tokens that vLLM holds."""
         self._idle = IdleClock()
         self._sampling = SamplingCache()
         self._measured: tuple[float, tuple[str, int | None]] | None = None
@@ -223,9 +225,9 @@ class VllmEngine:
             return
         engine_core = self._llm.llm_engine.engine_core
         self._llm = None
+        gc.unfreeze()
         engine_core.shutdown()
         del engine_core
-        gc.unfreeze()
         from vllm.distributed import cleanup_dist_env_and_memory
 
         cleanup_dist_env_and_memory()

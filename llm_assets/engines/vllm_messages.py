@@ -7,7 +7,7 @@ from typing import Any
 
 from llm_assets.prompts import Tokenizer
 from llm_assets.records import (
-    BeamSearch,
+    Ask,
     Candidate,
     Completion,
     Constraint,
@@ -17,8 +17,6 @@ from llm_assets.records import (
     ScoreTokens,
     Usage,
 )
-
-Ask = ScoreTokens | GenerateText | BeamSearch
 
 KNOWN_ASKS = 256
 

@@ -87,15 +87,14 @@ def cheapest(shapes: Mapping[Layout, Sequence[Shape]], texts: Sequence[int], blo
 
 def shapes_of(plans: Sequence[Plan]) -> list[Shape]:
     """Return the token counts of plans that share rows."""
-    common = common_beginning([plan.prompt.suffix for plan in plans])
+    first = plans[0].prompt.suffix
+    common = min(common_beginning(first, plan.prompt.suffix) for plan in plans)
     return [_shape(plan, common) for plan in plans]
 
 
 def _shape(plan: Plan, common: int) -> Shape:
     prefixes = [query.answer_prefix for query in plan.queries]
-    known = [
-        max((common_beginning([ids, other]) for other in prefixes[:i]), default=0) for i, ids in enumerate(prefixes)
-    ]
+    known = [max((common_beginning(ids, other) for other in prefixes[:i]), default=0) for i, ids in enumerate(prefixes)]
     return Shape(
         len(plan.prompt.prefix),
         len(plan.prompt.suffix),
@@ -113,14 +112,16 @@ def _reads_cache(ask: object) -> bool:
     return not isinstance(ask, BeamSearch)  # of which vLLM does not say what it took from the cache
 
 
-def common_beginning(sequences: Sequence[Sequence[int]]) -> int:
-    """Return how many tokens some sequences have in common at their beginning."""
-    length = 0
-    for tokens in zip(*sequences, strict=False):
-        if len(set(tokens)) > 1:
-            break
-        length += 1
-    return length
+def common_beginning(one: Sequence[object], other: Sequence[object]) -> int:
+    """Return how many tokens, or characters, two sequences have in common from their beginning."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def groups(tasks: Sequence[Task]) -> list[list[Task]]:

@@ -8,6 +8,7 @@ from datetime import datetime
 from itertools import pairwise
 
 from llm_assets.pipeline.accounting import Counts
+from llm_assets.pipeline.layout import common_beginning
 from llm_assets.records import Completion, Key, Partition
 from llm_assets.tasks import Task
 
@@ -97,15 +98,3 @@ def best_order(rows: Sequence[list[Question]], are_last: bool) -> list[list[Ques
     if shared >= WORTH_SORTING * sum(map(len, texts)):
         return by_text
     return sorted(rows, key=lambda row: -len(row[0].text)) if are_last else list(rows)
-
-
-def common_beginning(text: str, other: str) -> int:
-    """Return how many characters two texts have in common from their beginning."""
-    low, high = 0, min(len(text), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if text[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -17,6 +17,7 @@ from llm_assets.prompts import ChatPrompt, Layout, Message, TextTemplate, Tokeni
 from llm_assets.prompts.template import ROW_TEXT
 from llm_assets.records import (
     Answer,
+    Ask,
     BeamSearch,
     Candidate,
     Column,
@@ -68,7 +69,7 @@ class Example(BaseModel):
 class Query:
     """One request to make about a text: what to ask, after which tokens of an answer."""
 
-    ask: ScoreTokens | GenerateText | BeamSearch
+    ask: Ask
     answer_prefix: tuple[int, ...] = ()
 
 
@@ -110,9 +111,7 @@ class Plan(ABC):
                 pass
         return len(query.answer_prefix) + limit
 
-    def requests(
-        self, text_token_ids: list[int], room: int = 1
-    ) -> list[tuple[list[int], ScoreTokens | GenerateText | BeamSearch]]:
+    def requests(self, text_token_ids: list[int], room: int = 1) -> list[tuple[list[int], Ask]]:
         """Return the prompts of one text with what to ask after each, in the order of `queries`.
 
         A generated answer may have `room` times the tokens that the task allows.
@@ -145,7 +144,7 @@ class Plan(ABC):
         """Return the task's columns and the finish reason, or why there is no answer."""
 
 
-def _with_room(ask: ScoreTokens | GenerateText | BeamSearch, room: int) -> ScoreTokens | GenerateText | BeamSearch:
+def _with_room(ask: Ask, room: int) -> Ask:
     if room == 1 or not isinstance(ask, GenerateText):
         return ask
     return replace(ask, sampling={**ask.sampling, "max_tokens": room * int(str(ask.sampling["max_tokens"]))})
