@@ -3,6 +3,7 @@
 from llm_assets.dagster.assets import RunConfig, build_failed_rows_job, build_llm_assets
 from llm_assets.dagster.partitions import StaticPartitions, TimePartitions
 from llm_assets.dagster.resources import DatabaseResource, DummyEngineResource, EngineResource, VllmResource
+from llm_assets.dagster.table import TableDefinition
 
 __all__ = [
     "DatabaseResource",
@@ -10,6 +11,7 @@ __all__ = [
     "EngineResource",
     "RunConfig",
     "StaticPartitions",
+    "TableDefinition",
     "TimePartitions",
     "VllmResource",
     "build_failed_rows_job",

@@ -8,10 +8,10 @@ from pydantic import Field, ValidationError
 
 from llm_assets.dagster.metadata import asset_metadata, materialization_metadata
 from llm_assets.dagster.partitions import Partitions
+from llm_assets.dagster.table import TABLE_METADATA, TableDefinition
 from llm_assets.errors import ConfigError, DatabaseError, EngineError, validation_message
-from llm_assets.pipeline import PartitionResult, Pipeline, PipelineSettings, output_table_name
+from llm_assets.pipeline import PartitionResult, PipelineSettings, output_table_name
 from llm_assets.progress import listener
-from llm_assets.records import Partition
 from llm_assets.secrets import masked, masked_errors
 from llm_assets.tables import Source
 from llm_assets.tasks import Task
@@ -54,6 +54,8 @@ def build_llm_assets(
     group_name: str = "llm_assets",
     owners: Sequence[str] = (),
     tags: dict[str, str] | None = None,
+    automation_condition: dg.AutomationCondition | None = None,
+    freshness_policy: dg.FreshnessPolicy | None = None,
     pool: str | None = "gpu",
     database_key: str = "database",
     source_database_key: str | None = None,
@@ -73,6 +75,8 @@ def build_llm_assets(
         group_name: Dagster group of the assets.
         owners: Dagster owners of the assets.
         tags: Dagster tags of the assets.
+        automation_condition: When Dagster materializes the assets by itself.
+        freshness_policy: How old the answers may become before Dagster calls them stale.
         pool: Concurrency pool of the step, so that runs take turns at the GPU; None sets no limit.
         database_key: Resource key of the `DatabaseResource` that answers are written to.
         source_database_key: Resource key of the one that rows are read from; None reads from the same.
@@ -81,32 +85,41 @@ def build_llm_assets(
     Returns:
         Definitions to pass to `dg.Definitions(assets=...)`.
     """
-    settings = settings or PipelineSettings()
+    table = TableDefinition(
+        source,
+        tuple(tasks),
+        partitions,
+        settings or PipelineSettings(),
+        tuple(key_prefix),
+        database_key,
+        source_database_key or database_key,
+        engine_key,
+    )
     definition = partitions.definition() if partitions else None
-    source_key = dg.AssetKey([*key_prefix, source.output_prefix])
-    source_database_key = source_database_key or database_key
-    by_key = {dg.AssetKey([*key_prefix, output_table_name(source, task)]): task for task in tasks}
-    keys = {task.name: key for key, task in by_key.items()}
+    by_key = {table.task_asset(task): task for task in tasks}
     specs = [
         dg.AssetSpec(
             key,
-            deps=[source_key],
+            deps=[table.source_asset],
             description=masked(f"{task.system_message()}\n\nAsked about: {task.text}"),
-            metadata=asset_metadata(task, output_table_name(source, task), source.name),
+            metadata={**asset_metadata(task, output_table_name(source, task), source.name), TABLE_METADATA: table},
             group_name=group_name,
             owners=list(owners),
             tags=tags or {},
             kinds={"vllm", type(task).__name__.lower()},
             partitions_def=definition,
+            automation_condition=automation_condition,
+            freshness_policy=freshness_policy,
         )
         for key, task in by_key.items()
     ]
+    resource_keys = {table.database_key, table.source_database_key, table.engine_key}
 
     @dg.multi_asset(
         name=dg.AssetKey([*key_prefix, source.output_prefix, "answers"]).to_python_identifier(),
         specs=specs,
         can_subset=True,
-        required_resource_keys={database_key, source_database_key, engine_key},
+        required_resource_keys=resource_keys,
         backfill_policy=dg.BackfillPolicy.single_run() if definition else None,
         pool=pool,
     )
@@ -114,21 +127,13 @@ def build_llm_assets(
         with masked_errors():
             chosen = answer(context, config)
         for task in chosen:
-            yield dg.MaterializeResult(asset_key=keys[task.name])
+            yield dg.MaterializeResult(asset_key=table.task_asset(task))
 
     def answer(context: dg.AssetExecutionContext, config: RunConfig) -> list[Task]:
-        resources = context.resources
         chosen = [task for key, task in by_key.items() if key in context.selected_asset_keys]
-        pipeline = Pipeline(
-            source,
-            chosen,
-            getattr(resources, engine_key).get_engine(),
-            getattr(resources, source_database_key).get_database(),
-            getattr(resources, database_key).get_database(),
-            partitions.column if partitions else None,
-            config.applied_to(settings),
-        )
-        slices = [partitions.partition(key) for key in context.partition_keys] if partitions else [Partition()]
+        resources = {key: getattr(context.resources, key) for key in resource_keys}
+        pipeline = table.pipeline(resources, chosen, config.applied_to(table.settings))
+        slices = [table.partition(key) for key in (context.partition_keys if partitions else [""])]
         with _retried():
             for result in pipeline.run_all(slices, context.run_id, listener(context.log.info)):
                 for task in chosen:
@@ -140,17 +145,17 @@ def build_llm_assets(
                     )
                     metadata = materialization_metadata(pipeline, task, result)
                     partition_key = result.partition_key if partitions else None
-                    context.add_asset_metadata(metadata, asset_key=keys[task.name], partition_key=partition_key)
+                    context.add_asset_metadata(metadata, asset_key=table.task_asset(task), partition_key=partition_key)
         return chosen
 
-    table = dg.AssetSpec(
-        source_key,
+    source_spec = dg.AssetSpec(
+        table.source_asset,
         description=f"Table {source.name}, read by llm_assets.",
         metadata={"dagster/table_name": source.name},
         group_name=group_name,
         kinds={"table"},
     )
-    return [table, answers]
+    return [source_spec, answers]
 
 
 def build_failed_rows_job(
