@@ -1,4 +1,4 @@
-"""JSON of up to 96 tokens for each row: this package against plain vLLM under the same schema."""
+"""JSON of about 85 tokens for each row: this package against plain vLLM under the same schema."""
 
 from typing import Any
 

@@ -11,7 +11,7 @@ from llm_assets.engines.hardware import is_cpu_build
 from llm_assets.prompts import ChatPrompt, Tokenizer
 from llm_assets.prompts.template import ROW_TEXT
 from llm_assets.records import GenerateText, ScoreTokens
-from llm_assets.tasks import Classify, Task
+from llm_assets.tasks import Classify, GenerationTask, Task
 
 BATCH = 64
 UNCACHED = 8
@@ -22,9 +22,11 @@ def against_plain(bench: Bench, name: str, task: Task, rows: int) -> dict[str, A
     """Measure one task: this package, from table to committed table, against plain vLLM."""
     engine = bench.engine()
     texts = demo_texts(rows)
+    generates = isinstance(task, GenerationTask)
+    variant, setting, value = ("unsure", "confidence", False) if generates else ("aligned", "align_prompt", True)
     sides = {
         "pipeline": bench.pipeline(engine, [task]),
-        "aligned": bench.pipeline(engine, [task.model_copy(update={"align_prompt": True})]),
+        variant: bench.pipeline(engine, [task.model_copy(update={setting: value})]),
         "one_submit": plain(engine, [task]),
         "batches": plain(engine, [task], BATCH),
     }

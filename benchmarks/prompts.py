@@ -10,14 +10,13 @@ from llm_assets.tasks import Classify, Example, Extract, Summarize, Task
 SHARED_TOKENS = range(230, 271)
 """Prompt tokens that are the same for every row, in the three long tasks."""
 
-JSON_TOKENS = 96
+JSON_TOKENS = 176
 TEXT_TOKENS = 64
 SUMMARY_TOKENS = 32
 
 MOODS = ("positive", "negative", "neutral", "mixed")
 
-# Random weights spell an answer character by character. In 96 characters none is cut off, so none is asked twice; that
-# is also why the one free string has a pattern of plain letters, each of which is one token at most.
+# None is cut off, so none is asked twice: each character that a pattern allows is one token at most.
 FIELDS: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -29,7 +28,17 @@ FIELDS: dict[str, Any] = {
     "required": ["item", "mood", "stars", "reply"],
     "additionalProperties": False,
 }
-LONGEST_ANSWER = json.dumps({"item": "a" * 30, "mood": "positive", "stars": 5, "reply": False})
+
+# With random weights, which rarely end a string before its longest, an answer has about 85 tokens.
+LONG_FIELDS: dict[str, Any] = {
+    **FIELDS,
+    "properties": {
+        "order": {"type": "string", "pattern": "^[0-9]{6,40}$", "description": "order number, or 000000"},
+        **FIELDS["properties"],
+    },
+    "required": ["order", *FIELDS["required"]],
+}
+LONGEST_ANSWER = json.dumps({"order": "7" * 40, "item": "a" * 30, "mood": "positive", "stars": 5, "reply": False})
 
 LONG_CHOICE = Classify(
     name="intent",
@@ -52,18 +61,17 @@ LONG_CHOICE = Classify(
 LONG_EXTRACT = Extract(
     name="facts",
     instruction="You read messages that customers of a shop for household goods have written. Note what each one "
-    "states, and nothing that it does not. Name the item in one English word. Give five stars to plain praise and one "
-    "to plain anger.",
-    schema=FIELDS,
+    "states, and nothing that it does not. Give five stars to praise and one to anger.",
+    schema=LONG_FIELDS,
     sampling=Sampling(max_tokens=JSON_TOKENS),
     examples=(
         Example(
             text="Stopped charging after a week and nobody answers my emails.",
-            answer=json.dumps({"item": "charger", "mood": "negative", "stars": 1, "reply": True}),
+            answer=json.dumps({"order": "000000", "item": "charger", "mood": "negative", "stars": 1, "reply": True}),
         ),
         Example(
             text="Does exactly what it should, and it looks lovely on the shelf.",
-            answer=json.dumps({"item": "lamp", "mood": "positive", "stars": 5, "reply": False}),
+            answer=json.dumps({"order": "000000", "item": "lamp", "mood": "positive", "stars": 5, "reply": False}),
         ),
     ),
 )

@@ -96,9 +96,10 @@ def test_duplicates_are_that_share_of_the_rows():
 def test_no_json_answer_can_be_cut_off():
     assert len(prompts.LONGEST_ANSWER) < prompts.JSON_TOKENS
     fields = json.loads(prompts.LONGEST_ANSWER)
-    properties = prompts.FIELDS["properties"]
+    properties = prompts.LONG_FIELDS["properties"]
     assert list(fields) == list(properties)
     assert properties["item"]["pattern"] == f"^[a-z]{{3,{len(fields['item'])}}}$"
+    assert properties["order"]["pattern"] == f"^[0-9]{{6,{len(fields['order'])}}}$"
     assert max(map(len, properties["mood"]["enum"])) == len(fields["mood"])
 
 

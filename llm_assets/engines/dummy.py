@@ -99,25 +99,25 @@ class DummyEngine:
                 scores = {i: math.log(weight / 1001 / len(weights)) for i, weight in weights.items()}
                 return Completion(request.id, scores=scores, usage=Usage(prompt_tokens, output=1))
             case BeamSearch():
-                constraint, count, top = None, 1, False
+                constraint, count, logprobs = None, 1, 0
             case GenerateText(sampling=sampling, constraint=constraint):
-                count, top = int(str(sampling.get("n", 1))), bool(sampling.get("logprobs"))
+                count, logprobs = int(str(sampling.get("n", 1))), sampling.get("logprobs")
         candidates = tuple(
-            self._candidate(self._text(constraint, random.Random(_seed(f"{prompt}#{index}"))), index, top)
+            self._candidate(self._text(constraint, random.Random(_seed(f"{prompt}#{index}"))), index, logprobs)
             for index in range(count)
         )
         output_tokens = sum(len(candidate.token_ids) for candidate in candidates)
         return Completion(request.id, candidates, usage=Usage(prompt_tokens, output=output_tokens))
 
-    def _candidate(self, text: str, index: int, top: bool) -> Candidate:
+    def _candidate(self, text: str, index: int, logprobs: object) -> Candidate:
         token_ids = tuple(self.tokenizer.encode_literal([text])[0])
         logprob = math.log(0.9 - 0.1 * index / (index + 1))
         return Candidate(
             text,
             token_ids,
             "stop",
-            (logprob,) * len(token_ids),
-            tuple({token_id: logprob} for token_id in token_ids) if top else (),
+            () if logprobs is None else (logprob,) * len(token_ids),
+            tuple({token_id: logprob} for token_id in token_ids) if logprobs else (),
         )
 
     @staticmethod

@@ -7,7 +7,7 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from llm_assets.errors import ConfigError, validation_message
-from llm_assets.tasks.base import PROVENANCE_COLUMNS, Example, Plan, Task
+from llm_assets.tasks.base import PROVENANCE_COLUMNS, Example, GenerationTask, Plan, Task
 from llm_assets.tasks.classify import Classify
 from llm_assets.tasks.extract import Extract
 from llm_assets.tasks.generate import Generate
@@ -23,6 +23,7 @@ __all__ = [
     "Example",
     "Extract",
     "Generate",
+    "GenerationTask",
     "Plan",
     "Summarize",
     "Task",

@@ -260,6 +260,19 @@ CONFIDENCE = Column(
 LOGPROBS = Column("logprobs", "json", "For each token: its text, its log-probability, and the likeliest tokens' own.")
 
 
+class GenerationTask(Task):
+    """A task whose answer is generated text."""
+
+    confidence: bool = Field(
+        default=True, description="Ask for log-probabilities, which the confidence is made of: about a tenth slower."
+    )
+
+    def sampling_arguments(self, max_tokens: int, **defaults: object) -> dict[str, object]:
+        """Return vLLM's keyword arguments for one answer."""
+        logprobs = {"logprobs": 0} if self.confidence else {}
+        return self.sampling.arguments(max_tokens=max_tokens, **logprobs, **defaults)
+
+
 class GenerationPlan(Plan):
     """A plan of one query whose answer is generated text."""
 
@@ -294,9 +307,12 @@ def mean_logprob(candidate: Candidate) -> float:
     return math.fsum(candidate.logprobs) / len(candidate.logprobs) if candidate.logprobs else -math.inf
 
 
-def confidence(candidate: Candidate) -> float:
-    """Return exp(mean log-probability), the geometric mean of the tokens' probabilities, from 0 to 1."""
-    return min(math.exp(mean_logprob(candidate)), 1.0)
+def confidence(candidate: Candidate) -> float | None:
+    """Return exp(mean log-probability), the geometric mean of the tokens' probabilities, from 0 to 1.
+
+    None where the log-probabilities were not asked for.
+    """
+    return min(math.exp(mean_logprob(candidate)), 1.0) if candidate.logprobs else None
 
 
 def truncated(task: Task, candidate: Candidate) -> Failure:

@@ -17,9 +17,9 @@ from llm_assets.tasks.base import (
     PROVENANCE_COLUMNS,
     Example,
     GenerationPlan,
+    GenerationTask,
     Plan,
     Query,
-    Task,
     generation_columns,
     truncated,
 )
@@ -39,7 +39,7 @@ AnswerModel = type[BaseModel]
 SchemaSource = AnswerModel | dict[str, Any] | str
 
 
-class Extract(Task):
+class Extract(GenerationTask):
     """Read the fields of a schema out of each text; every top-level property becomes a typed column.
 
     The answer is generated under the schema as a constraint, so it parses; nested objects and lists are stored as JSON.
@@ -145,7 +145,7 @@ class Extract(Task):
     def plan(self, tokenizer: Tokenizer, max_model_len: int, layout: Layout = "instruction_first") -> Plan:
         if self.choice:
             return ChoicePlan(self, tokenizer, max_model_len, layout)
-        sampling = self.sampling.arguments(max_tokens=DEFAULT_MAX_TOKENS, logprobs=0)
+        sampling = self.sampling_arguments(DEFAULT_MAX_TOKENS)
         query = Query(GenerateText(sampling, self.constraint))
         return ExtractPlan(self, tokenizer, max_model_len, [query], layout)
 

@@ -7,12 +7,12 @@ from pydantic import Field, model_validator
 from llm_assets.errors import ConfigError
 from llm_assets.prompts import Layout, Tokenizer
 from llm_assets.records import Candidate, Column, Constraint, Failure, FailureKind, GenerateText
-from llm_assets.tasks.base import GenerationPlan, Query, Task, generation_columns, truncated
+from llm_assets.tasks.base import GenerationPlan, GenerationTask, Query, generation_columns, truncated
 
 DEFAULT_MAX_TOKENS = 128
 
 
-class Generate(Task):
+class Generate(GenerationTask):
     """Ask for text: free, or such that it matches a regular expression, a grammar or one of some choices."""
 
     type: Literal["generate"] = "generate"
@@ -46,7 +46,7 @@ class Generate(Task):
         return f"{self.instruction}\nAnswer with exactly one of: {', '.join(self.choice)}."
 
     def plan(self, tokenizer: Tokenizer, max_model_len: int, layout: Layout = "instruction_first") -> "GeneratePlan":
-        sampling = self.sampling.arguments(max_tokens=DEFAULT_MAX_TOKENS, logprobs=0)
+        sampling = self.sampling_arguments(DEFAULT_MAX_TOKENS)
         query = Query(GenerateText(sampling, self.constraint))
         return GeneratePlan(self, tokenizer, max_model_len, [query], layout)
 

@@ -7,14 +7,14 @@ from pydantic import Field, model_validator
 from llm_assets.errors import ConfigError
 from llm_assets.prompts import Layout, Tokenizer
 from llm_assets.records import BeamSearch, Candidate, Column, Failure, FailureKind, GenerateText
-from llm_assets.tasks.base import GenerationPlan, Query, Task, generation_columns
+from llm_assets.tasks.base import GenerationPlan, GenerationTask, Query, generation_columns
 
 CANDIDATE_TEMPERATURE = 0.7
 TOKENS_PER_WORD = 3
 """Generous for English (about 1.3), enough for languages whose words take several tokens."""
 
 
-class Summarize(Task):
+class Summarize(GenerationTask):
     """Summarize each text in a sentence or a few.
 
     The summary is greedy by default. With `candidates` several are sampled and the one whose tokens have the highest
@@ -37,6 +37,11 @@ class Summarize(Task):
             raise ConfigError(
                 f"Task {self.name!r}: {self.candidates} candidates at temperature 0 would all be equal. Raise it, or "
                 "leave it out."
+            )
+        if self.candidates > 1 and not self.confidence:
+            raise ConfigError(
+                f"Task {self.name!r}: the likeliest of {self.candidates} candidates is chosen by its "
+                "log-probabilities. Leave confidence=True, or candidates=1."
             )
         unused = self.sampling.model_fields_set - {"max_tokens"}
         if self.beam_width and unused:
@@ -62,10 +67,8 @@ class Summarize(Task):
         if self.beam_width:
             ask = BeamSearch(self.beam_width, limit, self.length_penalty)
         else:
-            defaults: dict[str, object] = {"max_tokens": limit, "logprobs": 0}
-            if self.candidates > 1:
-                defaults |= {"n": self.candidates, "temperature": CANDIDATE_TEMPERATURE}
-            ask = GenerateText(self.sampling.arguments(**defaults))
+            several = {"n": self.candidates, "temperature": CANDIDATE_TEMPERATURE} if self.candidates > 1 else {}
+            ask = GenerateText(self.sampling_arguments(limit, **several))
         return SummarizePlan(self, tokenizer, max_model_len, [Query(ask)], layout)
 
 

@@ -1,8 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from llm_assets.engines.dummy import DummyTokenizer
-from llm_assets.records import Candidate, Completion, Constraint, FailureKind, GenerateText
+from llm_assets.engines.dummy import DummyEngine, DummyTokenizer
+from llm_assets.records import Candidate, Completion, Constraint, FailureKind, GenerateText, Request
 from llm_assets.tasks import Generate
 
 
@@ -72,3 +72,11 @@ def test_a_constrained_answer_that_was_cut_off_is_a_failure_and_free_text_is_not
 def test_free_text_without_a_word_is_a_failure_and_an_empty_match_is_not():
     assert answer("  ").kind is FailureKind.EMPTY_ANSWER
     assert answer("", regex="a*").columns["answer"] == ""
+
+
+def test_without_confidence_no_log_probabilities_are_asked_for():
+    plan = generate(confidence=False).plan(DummyTokenizer(), 5000)
+    (query,) = plan.queries
+    assert query.ask == GenerateText({"temperature": 0.0, "max_tokens": 128})
+    [completion] = DummyEngine().run([Request(0, plan.prompt.build([1]), query.ask)])
+    assert plan.answer([completion]).columns["confidence"] is None

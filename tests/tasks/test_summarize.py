@@ -46,6 +46,7 @@ def test_each_strategy_asks_for_its_own(arguments, ask):
         ({"candidates": 3, "beam_width": 2}, r"set candidates \(3\) or beam_width \(2\)"),
         ({"candidates": 3, "sampling": {"temperature": 0}}, "3 candidates at temperature 0 would all be equal"),
         ({"beam_width": 2, "sampling": {"temperature": 0.5, "top_p": 0.9}}, "temperature, top_p would have no effect"),
+        ({"candidates": 3, "confidence": False}, "the likeliest of 3 candidates is chosen by its log-prob"),
         ({"beam_width": 1}, "beam_width"),
         ({"beam_width": 11}, "beam_width"),
         ({"candidates": 0}, "candidates"),
