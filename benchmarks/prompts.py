@@ -133,6 +133,28 @@ THREE: tuple[Task, ...] = (
     ),
 )
 
+BRIEF: tuple[Task, ...] = (
+    Classify(name="mood", instruction="How does the writer feel?", labels=MOODS),
+    Extract(
+        name="facts",
+        instruction="Note what the message states.",
+        schema={
+            "type": "object",
+            "properties": {"item": FIELDS["properties"]["item"], "stars": FIELDS["properties"]["stars"]},
+            "required": ["item", "stars"],
+            "additionalProperties": False,
+        },
+        sampling=Sampling(max_tokens=JSON_TOKENS),
+    ),
+    Summarize(
+        name="summary",
+        instruction="Summarize the message for a colleague.",
+        max_words=20,
+        sampling=Sampling(max_tokens=SUMMARY_TOKENS, ignore_eos=True, skip_special_tokens=False),
+    ),
+)
+"""Three tasks with instructions of a line or two."""
+
 
 def shared_tokens(task: Task, tokenizer: Tokenizer) -> int:
     """Return how many tokens of a task's prompts are the same for every row."""

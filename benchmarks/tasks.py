@@ -1,44 +1,56 @@
 """Three tasks over the same rows, long ones and short ones: the pipeline's layouts against three passes of plain vLLM.
 
 With the row first, the three prompts of a row share it in the prefix cache; with the instruction first, the prompts of
-a task share that. Each pass of plain vLLM is one `LLM.generate` over all rows, with the instruction first.
+a task share that. Each pass of plain vLLM is one `LLM.generate` over all rows, with the instruction first. Long rows are
+asked about twice: with instructions of a line or two, and with those of the short rows, which have examples.
 """
 
 from typing import Any
 
 from benchmarks.common import Bench, compare, main, median_of, ratios, speeds, texts_of
 from benchmarks.plain import plain
-from benchmarks.prompts import THREE
+from benchmarks.prompts import BRIEF, THREE
 from llm_assets.pipeline import PipelineSettings
 
-TOKENS = {"long": 1000, "short": 83}
-"""Tokens of a row."""
+CASES = {"long, brief": (1000, BRIEF), "long": (1000, THREE), "short": (83, THREE)}
+"""Tokens of a row, and what is asked about it."""
 
 
 def run(bench: Bench) -> dict[str, Any]:
     """Measure the layouts on long and on short rows."""
     engine = bench.engine()
-    counts = {"long": bench.rows(cpu=1, gpu=512), "short": bench.rows(cpu=4, gpu=4096)}
+    long = bench.rows(cpu=1, gpu=512)
+    counts = {"long, brief": long, "long": long, "short": bench.rows(cpu=4, gpu=4096)}
     found_ratios: dict[str, float] = {}
     found_speeds: dict[str, float] = {}
-    cached: dict[str, dict[str, float]] = {}
+    shares: dict[str, dict[str, float]] = {}
+    computed: dict[str, dict[str, float]] = {}
     all_turns = {}
-    for size, rows in counts.items():
-        texts = texts_of(engine.tokenizer, rows, TOKENS[size])
+    for case, (tokens, tasks) in CASES.items():
+        rows = counts[case]
+        texts = texts_of(engine.tokenizer, rows, tokens)
         sides = {
-            "auto": bench.pipeline(engine, THREE, PipelineSettings(layout="auto")),
-            "row_first": bench.pipeline(engine, THREE, PipelineSettings(layout="row_first")),
-            "instruction_first": bench.pipeline(engine, THREE, PipelineSettings(layout="instruction_first")),
-            "three_passes": plain(engine, THREE),
+            "auto": bench.pipeline(engine, tasks, PipelineSettings(layout="auto")),
+            "row_first": bench.pipeline(engine, tasks, PipelineSettings(layout="row_first")),
+            "instruction_first": bench.pipeline(engine, tasks, PipelineSettings(layout="instruction_first")),
+            "three_passes": plain(engine, tasks),
         }
-        print(f"  rows of {TOKENS[size]} tokens")
+        print(f"  rows of {tokens} tokens ({case})")
         turns = compare(sides, texts, bench.options.rounds, engine.reset_prefix_cache)
-        found_ratios |= {f"{size} rows: {name}": value for name, value in ratios(turns, "auto").items()}
-        found_speeds |= {f"{size} rows: {name}": value for name, value in speeds(turns, rows).items()}
-        cached[size] = median_of(turns, lambda turn: turn.cached_share)
-        all_turns |= {f"{size} rows: {name}": some for name, some in turns.items()}
+        found_ratios |= {f"{case}: {name}": value for name, value in ratios(turns, "auto").items()}
+        found_speeds |= {f"{case}: {name}": value for name, value in speeds(turns, rows).items()}
+        shares[case] = median_of(turns, lambda turn: turn.cached_share)
+        computed[case] = median_of(turns, lambda turn, n=rows: (turn.prompt_tokens - turn.cached_tokens) / n)
+        all_turns |= {f"{case}: {name}": some for name, some in turns.items()}
     return bench.report(
-        "tasks", found_ratios, found_speeds, all_turns, rows=counts, row_tokens=TOKENS, cached_share=cached
+        "tasks",
+        found_ratios,
+        found_speeds,
+        all_turns,
+        rows=counts,
+        row_tokens={case: tokens for case, (tokens, _) in CASES.items()},
+        cached_share=shares,
+        computed_tokens=computed,
     )
 
 
