@@ -1,8 +1,8 @@
 """Three tasks over the same rows, long ones and short ones: the pipeline's layouts against three passes of plain vLLM.
 
 With the row first, the three prompts of a row share it in the prefix cache; with the instruction first, the prompts of
-a task share that. Each pass of plain vLLM is one `LLM.generate` over all rows, with the instruction first. Long rows are
-asked about twice: with instructions of a line or two, and with those of the short rows, which have examples.
+a task share that. Each pass of plain vLLM is one `LLM.generate` over all rows, with the instruction first. Long rows
+are asked about twice: with instructions of a line or two, and with those of the short rows, which have examples.
 """
 
 from typing import Any
