@@ -1,12 +1,13 @@
 """The step that answers a table's partitions."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import dagster as dg
 from pydantic import Field, ValidationError
 
 from llm_assets.dagster.metadata import materialization_metadata
+from llm_assets.dagster.record import Record
 from llm_assets.dagster.table import TableDefinition
 from llm_assets.errors import ConfigError, DatabaseError, EngineError, validation_message
 from llm_assets.pipeline import PartitionResult, PipelineSettings, output_table_name
@@ -52,6 +53,10 @@ ExecuteTable = Callable[[dg.AssetExecutionContext, TableDefinition, RunConfig], 
 def execute_table(context: dg.AssetExecutionContext, table: TableDefinition, config: RunConfig) -> Iterator[TableEvent]:
     """Bring the run's partitions of the selected assets up to date, and yield what Dagster is to record.
 
+    With one partition, or none, that is a `MaterializeResult` for each asset. With several, it is an
+    `AssetMaterialization` for each asset and partition as soon as the partition is complete, so that a run that is
+    killed or fails has recorded what it has done.
+
     Args:
         context: The step's context, with the resources under the table's resource keys.
         table: What to ask about which rows.
@@ -61,31 +66,20 @@ def execute_table(context: dg.AssetExecutionContext, table: TableDefinition, con
         LLMAssetsError: see `Pipeline.run_all`.
         dagster.RetryRequested: the engine or a database failed.
     """
-    with masked_errors():
-        chosen = _answer(context, table, config)
-    for task in chosen:
-        yield dg.MaterializeResult(asset_key=table.task_asset(task))
-
-
-def _answer(context: dg.AssetExecutionContext, table: TableDefinition, config: RunConfig) -> list[Task]:
-    chosen = [task for task in table.tasks if table.task_asset(task) in context.selected_asset_keys]
+    tasks = [task for task in table.tasks if table.task_asset(task) in context.selected_asset_keys]
     keys = {table.database_key, table.source_database_key, table.engine_key}
     resources = {key: getattr(context.resources, key) for key in keys}
-    pipeline = table.pipeline(resources, chosen, config.applied_to(table.settings))
-    slices = [table.partition(key) for key in (context.partition_keys if table.partitions else [""])]
-    with _retried():
-        for result in pipeline.run_all(slices, context.run_id, listener(context.log.info)):
-            for task in chosen:
-                _log(
-                    context.log,
-                    f"{output_table_name(table.source, task)}, partition {result.partition_key}",
-                    task,
-                    result,
-                )
-                metadata = materialization_metadata(pipeline, task, result)
-                partition_key = result.partition_key if table.partitions else None
-                context.add_asset_metadata(metadata, asset_key=table.task_asset(task), partition_key=partition_key)
-    return chosen
+    record = Record(context, table, tasks)
+    with masked_errors():
+        pipeline = table.pipeline(resources, tasks, config.applied_to(table.settings))
+        slices = [table.partition(key) for key in record.partitions_left()]
+        with _retried(), closing(pipeline.run_all(slices, context.run_id, listener(context.log.info))) as results:
+            for result in results:
+                for task in tasks:
+                    name = f"{output_table_name(table.source, task)}, partition {result.partition_key}"
+                    _log(context.log, name, task, result)
+                    yield from record.materialized(task, result, materialization_metadata(pipeline, task, result))
+    yield from record.outputs()
 
 
 def _log(log: dg.DagsterLogManager, name: str, task: Task, result: PartitionResult) -> None:
