@@ -32,6 +32,10 @@ class DatabaseError(LLMAssetsError):
     """A database that cannot be reached, opened or written."""
 
 
+class DatabaseAwayError(DatabaseError):
+    """A database that was away for longer than a run waits for it."""
+
+
 class SourceError(LLMAssetsError):
     """A source table that cannot be read as configured: missing columns, no key, duplicate keys."""
 

@@ -1,12 +1,26 @@
 """Several partitions in one run: they share the engine's queue, and each is brought to its own end."""
 
 import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
-from llm_assets.errors import AccountingError, EngineError
+from llm_assets.errors import (
+    AccountingError,
+    DatabaseAwayError,
+    DatabaseError,
+    EngineError,
+    FailureThresholdError,
+    LLMAssetsError,
+    SourceError,
+)
 from llm_assets.pipeline import PartitionResult
+from llm_assets.pipeline.failed import failing_alone
+from llm_assets.pipeline.questions import Slice
 from llm_assets.records import FailureKind
+from llm_assets.tables import Source
 from llm_assets.tables.source import CHUNK_ROWS
 from llm_assets.tasks import Task
 from tests.tables.shop import (
@@ -26,7 +40,7 @@ DAYS = ["monday", "tuesday", "wednesday"]
 IN_FLIGHT = [1, 10_000]
 
 
-def run_days(shop: Shop, *tasks: Task, days: list[str] = DAYS, **arguments: object) -> dict[str, PartitionResult]:
+def run_days(shop: Shop, *tasks: Task, days: list[str] = DAYS, **arguments: Any) -> dict[str, PartitionResult]:
     """Run some days in one run and return what was done by day, in the order in which they came to their end."""
     pipeline = shop.pipeline(*tasks, column="day", **arguments)
     run_id = f"run-{len(shop.rows('SELECT DISTINCT run_id FROM llm_throughput')) + 1}"
@@ -180,3 +194,158 @@ def test_throughput_of_partitions_adds_up_to_the_run(shop: Shop, in_flight: int)
     seconds = [sum(result.seconds.values()) for result in results.values()]
     assert 0 < sum(seconds) <= wall
     assert all(value >= 0 for result in results.values() for value in result.seconds.values())
+
+
+def run_and_fail(
+    shop: Shop, error: type[LLMAssetsError], *tasks: Task, days: Sequence[str] = DAYS, **arguments: Any
+) -> tuple[list[str], str]:
+    """Run some days, of which some fail; return those that came to their end, sorted, and the error's message."""
+    done = []
+    results = shop.pipeline(*tasks, column="day", **arguments).run_all([day(name) for name in days], "run")
+    with pytest.raises(LLMAssetsError) as caught:
+        done.extend(result.partition_key for result in results)
+    assert type(caught.value) is error
+    return sorted(done), str(caught.value)
+
+
+def test_a_partition_whose_key_is_not_unique_does_not_stop_the_others(shop: Shop) -> None:
+    shop.execute("CREATE TABLE loose (id INTEGER, day TEXT, text TEXT)")
+    rows = [(1, "monday"), (2, "tuesday"), (2, "tuesday"), (None, "wednesday"), (4, "thursday")]
+    shop.insert("loose", [{"id": id, "day": name, "text": f"{name} {id}"} for id, name in rows])
+    engine = RecordingEngine()
+    source = Source(table="loose", key=("id",))
+    done, message = run_and_fail(shop, SourceError, engine=engine, source=source, days=[*DAYS, "thursday"])
+    assert done == ["monday", "thursday"]
+    assert engine.texts == ["monday 1", "thursday 4"]
+    first, tuesday, wednesday = message.splitlines()
+    assert first == "2 of 4 partitions failed. What the others have is complete."
+    assert tuesday.startswith("tuesday: Table 'loose': the key (id) is not unique: id=2 stands in several rows")
+    assert wednesday.startswith("wednesday: Table 'loose': the key column 'id' is NULL in some rows")
+
+
+def test_a_partition_that_cannot_be_read_to_its_end_keeps_what_was_answered(shop: Shop) -> None:
+    read = "CASE text WHEN 'boom' THEN json(text) ELSE text END"
+    if shop.database.dialect == "postgresql":
+        # What costs so much, Postgres computes for the rows of a page and no others.
+        body = "BEGIN IF t = 'boom' THEN RAISE division_by_zero; END IF; RETURN t; END"
+        shop.execute(f"CREATE FUNCTION dear(t TEXT) RETURNS TEXT LANGUAGE plpgsql STABLE COST 100000 AS $${body}$$")
+        read = "dear(text)"
+    shop.execute(f"CREATE VIEW odd AS SELECT id, day, {read} AS text FROM reviews")
+    shop.add(["a"], first_id=-1, day="monday")
+    shop.add([*(f"{i}" for i in range(CHUNK_ROWS)), "boom"], day="tuesday")
+    shop.add(["b"], first_id=10_000, day="wednesday")
+    source = Source(table="odd", key=("id",))
+    error = SourceError if shop.database.dialect == "postgresql" else DatabaseError
+    done, message = run_and_fail(shop, error, engine=SlowEngine(10), source=source)
+    assert done == ["monday", "wednesday"]
+    assert message.startswith("1 of 3 partitions failed. What the others have is complete.\ntuesday: ")
+    found = shop.rows("SELECT partition_key, COUNT(*) FROM odd_sentiment GROUP BY partition_key ORDER BY 1")
+    assert found == [("monday", 1), ("tuesday", CHUNK_ROWS), ("wednesday", 1)]
+    found = shop.rows("SELECT partition_key, status FROM llm_throughput ORDER BY partition_key")
+    assert found == [("monday", "complete"), ("tuesday", "failed"), ("wednesday", "complete")]
+
+    shop.execute("UPDATE reviews SET text = 'mended' WHERE text = 'boom'")
+    engine = RecordingEngine()
+    run_days(shop, days=["tuesday"], engine=engine, source=source)
+    assert engine.texts == ["mended"]
+
+
+REFUSE_TO_DELETE = {
+    "sqlite": [
+        "CREATE TRIGGER keep BEFORE DELETE ON reviews_sentiment WHEN OLD.partition_key = 'tuesday' "
+        "BEGIN SELECT RAISE(ABORT, 'kept for the audit'); END"
+    ],
+    "postgresql": [
+        "CREATE FUNCTION keep() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'kept for the audit'; END $$ "
+        "LANGUAGE plpgsql",
+        "CREATE TRIGGER keep BEFORE DELETE ON reviews_sentiment FOR EACH ROW "
+        "WHEN (OLD.partition_key = 'tuesday') EXECUTE FUNCTION keep()",
+    ],
+}
+
+
+def test_a_partition_whose_old_answers_cannot_be_removed_fails_alone(shop: Shop) -> None:
+    for number, name in enumerate(DAYS):
+        shop.add([f"{name} {i}" for i in range(2)], first_id=10 * number, day=name)
+    run_days(shop)
+    shop.execute(*REFUSE_TO_DELETE[shop.database.dialect])
+    shop.execute("DELETE FROM reviews WHERE id IN (0, 10, 20)")
+    done, message = run_and_fail(shop, DatabaseError)
+    assert done == ["monday", "wednesday"]
+    assert "kept for the audit" in message
+    assert shop.column("SELECT id FROM reviews_sentiment ORDER BY id") == [1, 10, 11, 21]
+
+
+@pytest.mark.parametrize("settings", [{"max_failed_share": 0.4}, {"max_failed_rows": 1}])
+def test_failures_are_counted_for_each_partition(shop: Shop, settings: dict[str, Any]) -> None:
+    for number, name in enumerate(DAYS):
+        texts = [f"{name} {i}" for i in range(3)]
+        shop.add([*texts[: 2 - number % 2], *[None] * (1 + number % 2)], first_id=10 * number, day=name)
+    done, message = run_and_fail(shop, FailureThresholdError, NOTE, engine=SlowEngine(10), **settings)
+    assert done == ["monday", "wednesday"]
+    assert "tuesday: 2 of 3 answers failed (empty_text: 2), more than max_failed_" in message
+    assert shop.column("SELECT COUNT(*) FROM reviews_note") == [5]
+    assert shop.column("SELECT COUNT(*) FROM llm_failures") == [4]
+
+
+def test_partitions_that_fail_for_different_reasons_are_all_named(shop: Shop) -> None:
+    shop.execute("CREATE TABLE loose (id INTEGER, day TEXT, text TEXT)")
+    rows = [(None, "monday", "a"), (2, "tuesday", None), (3, "wednesday", "c")]
+    shop.insert("loose", [dict(zip(("id", "day", "text"), row, strict=True)) for row in rows])
+    source = Source(table="loose", key=("id",))
+    done, message = run_and_fail(shop, LLMAssetsError, source=source, max_failed_rows=0)
+    assert done == ["wednesday"]
+    assert [line.partition(":")[0] for line in message.splitlines()[1:]] == ["monday", "tuesday"]
+
+
+def test_when_every_partition_fails_the_engine_is_not_loaded(shop: Shop) -> None:
+    shop.execute("CREATE TABLE loose (id INTEGER, day TEXT, text TEXT)")
+    shop.insert("loose", [{"id": None, "day": name, "text": name} for name in DAYS])
+    engine = RecordingEngine()
+    done, message = run_and_fail(shop, SourceError, engine=engine, source=Source(table="loose", key=("id",)))
+    assert (done, engine.loads) == ([], 0)
+    assert message.startswith("3 of 3 partitions failed")
+
+
+def test_a_failed_partition_is_free_for_another_run_while_the_rest_goes_on(shop: Shop) -> None:
+    if shop.database.dialect == "sqlite":
+        pytest.skip("SQLite's locks are on tables: another run waits for the end of this one anyway")
+    for number, name in enumerate(DAYS):
+        shop.add([None if name == "monday" else f"{name} {i}" for i in range(2)], first_id=10 * number, day=name)
+    results = shop.pipeline(column="day", max_failed_rows=0).run_all([day(name) for name in DAYS], "first")
+    assert next(results).partition_key == "tuesday"
+    shop.execute("UPDATE reviews SET text = 'mended' WHERE day = 'monday'")
+    assert only(shop.run(column="day", partition=day("monday"))).rows_answered == 1
+    with pytest.raises(FailureThresholdError, match="1 of 3 partitions failed"):
+        list(results)
+
+
+def test_labels_edited_while_a_run_goes_on_are_asked_by_the_next_one(shop: Shop) -> None:
+    """A run keeps the task that it began with, and its answers say so."""
+    for number, name in enumerate(DAYS):
+        shop.add([f"{name} {i}" for i in range(2)], first_id=10 * number, day=name)
+    edited = changed(SENTIMENT, labels=("positive", "negative", "mixed"))
+    running = shop.pipeline(SENTIMENT, column="day", commit_rows=1).run_all([day(name) for name in DAYS], "old")
+    assert next(running).partition_key == "monday"
+    if shop.database.dialect == "postgresql":  # SQLite's locks are on tables
+        run_days(shop, edited, days=["monday"])
+    list(running)
+
+    fingerprints = shop.rows("SELECT DISTINCT partition_key, fingerprint FROM reviews_sentiment ORDER BY 1")
+    old = dict(fingerprints)["tuesday"]
+    assert (dict(fingerprints)["monday"] == old) == (shop.database.dialect == "sqlite")
+    engine = RecordingEngine()
+    run_days(shop, edited, engine=engine)
+    stale = DAYS if shop.database.dialect == "sqlite" else DAYS[1:]
+    assert engine.texts == [f"{name} {i}" for name in stale for i in range(2)]
+    [fingerprint] = shop.column("SELECT DISTINCT fingerprint FROM reviews_sentiment")
+    assert fingerprint != old
+
+
+def test_a_database_that_is_away_ends_the_run_and_not_a_partition() -> None:
+    part = Slice(day("monday"), {}, datetime.now(UTC))
+    with pytest.raises(DatabaseAwayError), failing_alone(part):
+        raise DatabaseAwayError("gone")
+    with failing_alone(part):
+        raise DatabaseError("refused")
+    assert isinstance(part.error, DatabaseError)

@@ -1,47 +1,18 @@
 """A factory of assets: one for each task, computed together, upstream the source table."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 
 import dagster as dg
-from pydantic import Field, ValidationError
 
-from llm_assets.dagster.metadata import asset_metadata, materialization_metadata
+from llm_assets.dagster.execute import ExecuteTable, RunConfig, TableEvent, execute_table
+from llm_assets.dagster.metadata import asset_metadata
 from llm_assets.dagster.partitions import Partitions
 from llm_assets.dagster.table import TABLE_METADATA, TableDefinition
-from llm_assets.errors import ConfigError, DatabaseError, EngineError, validation_message
-from llm_assets.pipeline import PartitionResult, PipelineSettings, output_table_name
-from llm_assets.progress import listener
-from llm_assets.secrets import masked, masked_errors
+from llm_assets.errors import ConfigError
+from llm_assets.pipeline import PipelineSettings, output_table_name
+from llm_assets.secrets import masked
 from llm_assets.tables import Source
 from llm_assets.tasks import Task
-
-STEP_RETRIES = 2
-STEP_RETRY_SECONDS = 30
-"""A step whose engine or database failed is tried again so often, and so much later."""
-
-
-class RunConfig(dg.Config):
-    """What can be set for one run, in the launchpad or as a job's config. It goes before the table's own settings."""
-
-    full_refresh: bool = Field(default=False, description="Ask about every row again, answered or not.")
-    only_failed: bool = Field(default=False, description="Ask only rows that failed before, however often.")
-    failure_kinds: list[str] = Field(
-        default=[], description="With only_failed: ask only failures of these kinds; empty is all."
-    )
-    max_seconds: float | None = Field(default=None, description="Stop asking in time to end after this long.")
-    max_rows: int | None = Field(
-        default=None, description="Ask at most this many questions, one for each row and task."
-    )
-    max_tokens: int | None = Field(default=None, description="Use at most this many tokens of prompts and output.")
-
-    def applied_to(self, settings: PipelineSettings) -> PipelineSettings:
-        """Return the settings of one run, or raise a ConfigError."""
-        values = {**settings.model_dump(), **self.model_dump(exclude_defaults=True)}
-        try:
-            return PipelineSettings.model_validate(values)
-        except ValidationError as error:
-            raise ConfigError(f"The run's config: {validation_message(error)}") from None
 
 
 def build_llm_assets(
@@ -57,9 +28,12 @@ def build_llm_assets(
     automation_condition: dg.AutomationCondition | None = None,
     freshness_policy: dg.FreshnessPolicy | None = None,
     pool: str | None = "gpu",
+    max_partitions_per_run: int | None = None,
     database_key: str = "database",
     source_database_key: str | None = None,
     engine_key: str = "engine",
+    execute: ExecuteTable | None = None,
+    translate: Callable[[dg.AssetSpec], dg.AssetSpec] | None = None,
 ) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """Return the assets of one source table: an external one for the table, and one for each task.
 
@@ -78,12 +52,18 @@ def build_llm_assets(
         automation_condition: When Dagster materializes the assets by itself.
         freshness_policy: How old the answers may become before Dagster calls them stale.
         pool: Concurrency pool of the step, so that runs take turns at the GPU; None sets no limit.
+        max_partitions_per_run: A backfill starts a run for each so many partitions; None takes all in one.
         database_key: Resource key of the `DatabaseResource` that answers are written to.
         source_database_key: Resource key of the one that rows are read from; None reads from the same.
         engine_key: Resource key of the `EngineResource`.
+        execute: What the step does in place of `execute_table`, which it can call.
+        translate: Changes the spec of each task's asset; its key stays.
 
     Returns:
         Definitions to pass to `dg.Definitions(assets=...)`.
+
+    Raises:
+        ConfigError: an argument cannot be so.
     """
     table = TableDefinition(
         source,
@@ -96,10 +76,9 @@ def build_llm_assets(
         engine_key,
     )
     definition = partitions.definition() if partitions else None
-    by_key = {table.task_asset(task): task for task in tasks}
     specs = [
         dg.AssetSpec(
-            key,
+            table.task_asset(task),
             deps=[table.source_asset],
             description=masked(f"{task.system_message()}\n\nAsked about: {task.text}"),
             metadata={**asset_metadata(task, output_table_name(source, task), source.name), TABLE_METADATA: table},
@@ -111,8 +90,10 @@ def build_llm_assets(
             automation_condition=automation_condition,
             freshness_policy=freshness_policy,
         )
-        for key, task in by_key.items()
+        for task in tasks
     ]
+    if translate is not None:
+        specs = [_translated(spec, translate) for spec in specs]
     resource_keys = {table.database_key, table.source_database_key, table.engine_key}
 
     @dg.multi_asset(
@@ -120,33 +101,11 @@ def build_llm_assets(
         specs=specs,
         can_subset=True,
         required_resource_keys=resource_keys,
-        backfill_policy=dg.BackfillPolicy.single_run() if definition else None,
+        backfill_policy=_backfill_policy(max_partitions_per_run) if definition else None,
         pool=pool,
     )
-    def answers(context: dg.AssetExecutionContext, config: RunConfig) -> Iterator[dg.MaterializeResult]:
-        with masked_errors():
-            chosen = answer(context, config)
-        for task in chosen:
-            yield dg.MaterializeResult(asset_key=table.task_asset(task))
-
-    def answer(context: dg.AssetExecutionContext, config: RunConfig) -> list[Task]:
-        chosen = [task for key, task in by_key.items() if key in context.selected_asset_keys]
-        resources = {key: getattr(context.resources, key) for key in resource_keys}
-        pipeline = table.pipeline(resources, chosen, config.applied_to(table.settings))
-        slices = [table.partition(key) for key in (context.partition_keys if partitions else [""])]
-        with _retried():
-            for result in pipeline.run_all(slices, context.run_id, listener(context.log.info)):
-                for task in chosen:
-                    _log(
-                        context.log,
-                        f"{output_table_name(source, task)}, partition {result.partition_key}",
-                        task,
-                        result,
-                    )
-                    metadata = materialization_metadata(pipeline, task, result)
-                    partition_key = result.partition_key if partitions else None
-                    context.add_asset_metadata(metadata, asset_key=table.task_asset(task), partition_key=partition_key)
-        return chosen
+    def answers(context: dg.AssetExecutionContext, config: RunConfig) -> Iterator[TableEvent]:
+        yield from (execute or execute_table)(context, table, config)
 
     source_spec = dg.AssetSpec(
         table.source_asset,
@@ -186,21 +145,20 @@ def build_failed_rows_job(
     )
 
 
-def _log(log: dg.DagsterLogManager, name: str, task: Task, result: PartitionResult) -> None:
-    counts = result.counts[task.name]
-    log.info(
-        f"{name}: {counts.rows_read} read, {counts.rows_answered} answered, {counts.rows_reused} reused, "
-        f"{counts.rows_skipped} unchanged, {counts.rows_failed} failed, {counts.rows_removed} removed."
-    )
-    if counts.rows_left:
-        reason = f"this one reached {result.limit}" if result.limit else "this one asks only failed rows"
-        log.warning(f"{name}: {counts.rows_left} left for another run, because {reason}.")
+def _translated(spec: dg.AssetSpec, translate: Callable[[dg.AssetSpec], dg.AssetSpec]) -> dg.AssetSpec:
+    """Return what a user makes of a spec, which must keep what its execution goes by."""
+    changed = translate(spec)
+    if changed.key != spec.key:
+        raise ConfigError(
+            f"translate gave {spec.key.to_user_string()} the key {changed.key.to_user_string()}. An asset has the name "
+            "of its table: set the table's or the task's name, or key_prefix."
+        )
+    return changed.merge_attributes(metadata={TABLE_METADATA: spec.metadata[TABLE_METADATA]})
 
 
-@contextmanager
-def _retried() -> Iterator[None]:
-    """Have Dagster try the step again when what failed is the machinery, not the settings or the rows."""
-    try:
-        yield
-    except (DatabaseError, EngineError) as error:
-        raise dg.RetryRequested(max_retries=STEP_RETRIES, seconds_to_wait=STEP_RETRY_SECONDS) from error
+def _backfill_policy(max_partitions_per_run: int | None) -> dg.BackfillPolicy:
+    if max_partitions_per_run is None:
+        return dg.BackfillPolicy.single_run()
+    if max_partitions_per_run < 1:
+        raise ConfigError(f"max_partitions_per_run is {max_partitions_per_run}. Give 1 or more, or None for one run.")
+    return dg.BackfillPolicy.multi_run(max_partitions_per_run)

@@ -1,8 +1,8 @@
 """Bring a table's answers up to date: read, compare, ask, parse, write."""
 
 from llm_assets.pipeline.accounting import Counts, PartitionResult, Progress, ProgressListener, Stopwatch
+from llm_assets.pipeline.comparison import MAX_ATTEMPTS
 from llm_assets.pipeline.pipeline import Pipeline, PipelineSettings, output_table_name
-from llm_assets.pipeline.run import MAX_ATTEMPTS
 
 __all__ = [
     "MAX_ATTEMPTS",

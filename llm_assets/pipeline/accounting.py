@@ -71,7 +71,7 @@ class PartitionResult:
     """What a run did to one partition, by task.
 
     `seconds` are by stage, and under `idle` those in which the engine had nothing to compute. `status` is running,
-    complete, or limit: the run reached `limit`, such as max_rows=1000, before the partition's end.
+    complete, failed, or limit: the run reached `limit`, such as max_rows=1000, before the partition's end.
     """
 
     partition_key: str
@@ -142,7 +142,7 @@ class Stopwatch:
 
 
 def check_failures(failures: Counter[str], tried: int, max_share: float | None, max_rows: int | None) -> None:
-    """Compare a run's failures by kind, of all rows that were `tried`, with what its settings accept.
+    """Compare a partition's failures by kind, of all rows that were `tried`, with what its settings accept.
 
     Raises:
         FailureThresholdError: there are more.

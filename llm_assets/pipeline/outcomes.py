@@ -1,7 +1,7 @@
 """What becomes of a run's rows: counted, gathered, and committed with how far the run is."""
 
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from llm_assets.pipeline.accounting import (
     Stopwatch,
     check_failures,
 )
+from llm_assets.pipeline.failed import failing_alone
 from llm_assets.pipeline.questions import OpenRow, Slice
 from llm_assets.records import Answer, Failure, FailureKind, Key, Usage
 from llm_assets.tables import AnswerToWrite, Batch, FailureToWrite, UnstorableError, run_locks
@@ -41,7 +42,6 @@ class Outcomes:
         self.rows_total = 0
         """Rows of all partitions, counted once for each task."""
         self._batch = Batch()
-        self._failures: Counter[str] = Counter()
         self._complete = 0
         self._started = self._committed = time.monotonic()
         self._shared: dict[str, float] = defaultdict(float, idle=pipeline.engine.idle_seconds)
@@ -63,7 +63,7 @@ class Outcomes:
     def fail(self, task: Task, row: OpenRow, digest: str, failure: Failure) -> None:
         """Take the failure of a row, one attempt more than it had behind it."""
         row.slice.counts[task.name].rows_failed += 1
-        self._failures[str(failure.kind)] += 1
+        row.slice.failures[str(failure.kind)] += 1
         fingerprint = self.pipeline.fingerprints[task.name]
         self._batch.failures.append(
             FailureToWrite(task.name, row.key, row.slice.partition.key, fingerprint, digest, failure, row.attempts + 1)
@@ -107,36 +107,51 @@ class Outcomes:
             self._batch = Batch()
         self._report()
 
-    def finish(self, part: Slice) -> PartitionResult:
-        """Bring a partition to its end: remove what is gone, and write down what was done."""
+    def finish(self, part: Slice) -> PartitionResult | None:
+        """Bring a partition to its end: remove what is gone, and write down what was done. Return None if it failed."""
         self.commit()
-        partition = part.partition
-        with self.watch("write"):
-            for name, counts in part.counts.items():
-                if not self.settings.keep_removed:
-                    counts.rows_removed = self.store.remove_missing(
-                        name, partition.key, lambda keys: self.pipeline.source.present(partition, keys)
-                    )
-                # Failures of rows that a limit kept from being looked at still stand.
-                if part.limit is None:
-                    self.store.remove_old_failures(name, partition.key, self.run_id)
-        for name, counts in part.counts.items():
-            if counts.rows_done != counts.rows_read:
-                raise AccountingError(
-                    f"Task {name!r}, partition {partition.key!r}: {counts.rows_read} rows were read, "
-                    f"{counts.rows_done} accounted for."
-                )
+        if part.error is None:
+            with failing_alone(part), self.watch("write"):
+                self._remove_gone(part)
+        if part.error is None:
+            self._account(part)
+            with failing_alone(part):
+                self._check_failures(part)
         self._share_seconds(part)
-        result = self._result(part, "limit" if part.limit else "complete")
+        status = "failed" if part.error else "limit" if part.limit else "complete"
+        result = self._result(part, status)
         self.store.write_throughput(self._throughput_rows(result))
         self._complete += 1
         self._report()
-        return result
+        return None if part.error else result
 
-    def check_failures(self) -> None:
-        """Raise a FailureThresholdError if more failed than the settings accept."""
-        tried = sum(counts.rows_done - counts.rows_left for counts in self._counts())
-        check_failures(self._failures, tried, self.settings.max_failed_share, self.settings.max_failed_rows)
+    def _remove_gone(self, part: Slice) -> None:
+        """Remove the answers of rows that are gone, and failures that no longer stand."""
+        partition = part.partition
+        for name, counts in part.counts.items():
+            if not self.settings.keep_removed:
+                counts.rows_removed = self.store.remove_missing(
+                    name, partition.key, lambda keys: self.pipeline.source.present(partition, keys)
+                )
+            # Failures of rows that a limit kept from being looked at still stand.
+            if part.limit is None:
+                self.store.remove_old_failures(name, partition.key, self.run_id)
+
+    def _account(self, part: Slice) -> None:
+        for name, counts in part.counts.items():
+            if counts.rows_done != counts.rows_read:
+                raise AccountingError(
+                    f"Task {name!r}, partition {part.partition.key!r}: {counts.rows_read} rows were read, "
+                    f"{counts.rows_done} accounted for."
+                )
+
+    def _check_failures(self, part: Slice) -> None:
+        """Raise a FailureThresholdError if more of a partition failed than the settings accept.
+
+        It is counted for each partition, so that what becomes of one does not depend on which others share its run.
+        """
+        tried = sum(counts.rows_done - counts.rows_left for counts in part.counts.values())
+        check_failures(part.failures, tried, self.settings.max_failed_share, self.settings.max_failed_rows)
 
     def _counts(self) -> list[Counts]:
         return [counts for part in self.slices for counts in part.counts.values()]

@@ -1,6 +1,6 @@
 """A source table with its tasks, engine and output tables, checked before any model is loaded."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -42,10 +42,10 @@ class PipelineSettings(BaseModel):
         default=10, ge=0, description="Start a dead engine again so often in a run; a row that kills it takes three."
     )
     max_failed_share: float | None = Field(
-        default=None, ge=0, le=1, description="Fail the run at its end if a larger share of the answers failed."
+        default=None, ge=0, le=1, description="Fail a partition if a larger share of its answers failed."
     )
     max_failed_rows: int | None = Field(
-        default=None, ge=0, description="Fail the run at its end if more answers failed, counted once for each task."
+        default=None, ge=0, description="Fail a partition if more of its answers failed, counted once for each task."
     )
     layout: Literal["auto", "instruction_first", "row_first"] = Field(
         default="auto", description="What prompts begin with; auto keeps what the answers have, or counts tokens."
@@ -178,19 +178,24 @@ class Pipeline:
 
     def run_all(
         self, partitions: Sequence[Partition], run_id: str, listener: ProgressListener | None = None
-    ) -> Iterator[PartitionResult]:
+    ) -> Generator[PartitionResult]:
         """Bring partitions' answers up to date and yield what was done to each as it is complete.
 
         All partitions share one queue of the engine, which is loaded only if a row must be asked. Answers are committed
         while it runs; whatever stops the run, they stay. A partition that another run works on is taken last, when
         that run has finished it.
 
+        A partition that fails does not stop the others: the error comes when all of them have come to their end. It
+        names each partition that failed and why, and is a plain LLMAssetsError where they failed for different reasons.
+        Of a partition that failed, too, everything is committed that was answered.
+
         Raises:
-            SourceError: a key in a partition is NULL or stands twice.
-            DatabaseError: a database failed, or was away for long.
-            EngineError: the engine died again and again.
-            AccountingError: the engine lost, doubled or invented a request.
-            FailureThresholdError: more failed than the settings accept; everything else is committed.
+            SourceError: a partition cannot be read, or has a key that is NULL or stands twice.
+            FailureThresholdError: more of a partition failed than the settings accept.
+            DatabaseError: a database refused; at once, unless it is only the end of a partition.
+            DatabaseAwayError: at once: a database was away for long.
+            EngineError: at once: the engine died again and again.
+            AccountingError: at once: the engine lost, doubled or invented a request.
         """
         return Run(self, partitions, run_id, listener).results()
 

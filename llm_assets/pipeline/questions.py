@@ -1,12 +1,13 @@
 """What a run keeps in its hands: partitions on their way, rows that wait, and the questions asked about them."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 
+from llm_assets.errors import LLMAssetsError
 from llm_assets.pipeline.accounting import Counts
 from llm_assets.pipeline.layout import common_beginning
 from llm_assets.records import Completion, Key, Partition
@@ -30,6 +31,10 @@ class Slice:
     is_read: bool = False
     limit: str | None = None
     """The limit of the run that was reached before its end."""
+    error: LLMAssetsError | None = None
+    """Why it failed."""
+    failures: Counter[str] = field(default_factory=Counter)
+    """Failures of its rows by kind, counted once for each task."""
     tokens: int = 0
     """Tokens since seconds were last shared out among the partitions."""
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))

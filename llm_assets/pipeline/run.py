@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import chain
@@ -10,25 +10,23 @@ from typing import TYPE_CHECKING
 
 from llm_assets.errors import AccountingError, DatabaseError
 from llm_assets.pipeline.accounting import Counts, PartitionResult, ProgressListener
+from llm_assets.pipeline.comparison import Comparison
+from llm_assets.pipeline.failed import failing_alone, raise_failed
 from llm_assets.pipeline.layout import Expected
 from llm_assets.pipeline.limits import Limits
 from llm_assets.pipeline.outcomes import Outcomes
 from llm_assets.pipeline.questions import Chunk, OpenRow, Question, Slice, best_order, side_by_side
 from llm_assets.pipeline.restart import completions
-from llm_assets.prompts.text import content_hash
 from llm_assets.records import Answer, Completion, Failure, FailureKind, Partition, Request, Row
 from llm_assets.secrets import masked_logger
-from llm_assets.tables import POLL_SECONDS, AnsweredRow, FailedRow
-from llm_assets.tasks import Plan, Task
+from llm_assets.tables import POLL_SECONDS
+from llm_assets.tasks import Plan
 
 if TYPE_CHECKING:
     from llm_assets.pipeline.pipeline import Pipeline
 
 SECOND_TRY_ROOM = 4
 """How many times the tokens an answer gets that was cut off. One that needs more is a failure."""
-
-MAX_ATTEMPTS = 3
-"""How often a row is asked in vain, when asking again may help."""
 
 logger = masked_logger(__name__)
 
@@ -54,6 +52,7 @@ class Run:
             for part in partitions
         ]
         self.outcomes = Outcomes(pipeline, self.slices, run_id, listener)
+        self.comparison = Comparison(pipeline, self.outcomes, self.started_at)
         self.locks = self.outcomes.locks
         self.watch = self.outcomes.watch
         self.limits = Limits(self.settings.max_seconds, self.settings.max_rows, self.settings.max_tokens)
@@ -74,13 +73,14 @@ class Run:
         self._older: dict[tuple[str, str], Answer] = {}
         """... and since the look before it, which was for the rows that are now asked."""
 
-    def results(self) -> Iterator[PartitionResult]:
+    def results(self) -> Generator[PartitionResult]:
         with self.watch("read"):
             for part in self.slices:
-                self.source.check_key(part.partition)
-                self.outcomes.rows_total += self.source.count(part.partition) * len(self.tasks)
+                with failing_alone(part):
+                    self.source.check_key(part.partition)
+                    self.outcomes.rows_total += self.source.count(part.partition) * len(self.tasks)
         self.outcomes.begin()
-        todo = self.slices
+        todo = [part for part in self.slices if part.error is None]
         try:
             while todo:
                 taken: list[Slice] = []
@@ -92,7 +92,6 @@ class Run:
                     break
                 if todo and not taken:
                     time.sleep(POLL_SECONDS)
-            self.outcomes.check_failures()
         except DatabaseError:
             raise
         except BaseException:
@@ -102,6 +101,7 @@ class Run:
         finally:
             self._tokenizing.shutdown(cancel_futures=True)
             self.locks.close()
+        raise_failed(self.slices)
 
     def _work(self, parts: Sequence[Slice], taken: list[Slice]) -> Iterator[PartitionResult]:
         """Work through those partitions that no other run works on, noting which."""
@@ -160,23 +160,31 @@ class Run:
                 continue
             taken.append(part)
             part.started_at = datetime.now(UTC)
-            rows_of_chunks = self.source.read(part.partition)
-            while not self.limits.time_is_short():
-                with self.watch("read"):
-                    rows = next(rows_of_chunks, None)
-                if rows is None:
-                    break
+            for rows in self._rows(part):
                 yield self._chunk(part, rows)
-            else:
-                self._leave_unread(part)
             yield Chunk(part, is_last=True)
+
+    def _rows(self, part: Slice) -> Iterator[Sequence[Row]]:
+        """Read a partition, until it fails or the time is up."""
+        rows_of_chunks = self.source.read(part.partition)
+        while part.error is None:
+            if self.limits.time_is_short():
+                self._leave_unread(part)
+                return
+            rows = None
+            with failing_alone(part), self.watch("read"):
+                rows = next(rows_of_chunks, None)
+            if rows is None:
+                return
+            yield rows
 
     def _chunk(self, part: Slice, rows: Sequence[Row]) -> Chunk:
         # What was answered so far must be in the ledger before the next look into it.
         self.outcomes.commit()
         self._older, self._recent = self._recent, {}
-        with self.watch("read"):
-            questions = [question for task in self.tasks for question in self._compare(part, task, rows)]
+        questions: list[Question] = []
+        with failing_alone(part), self.watch("read"):
+            questions = [question for task in self.tasks for question in self.comparison.questions(part, task, rows)]
             part.rows_seen += len(rows)
         if not questions:
             return Chunk(part)
@@ -193,10 +201,11 @@ class Run:
     def _leave_unread(self, part: Slice) -> None:
         """Leave the rows of a partition that were not read when the time was up."""
         part.limit = self.limits.reached
-        unread = max(self.source.count(part.partition) - part.rows_seen, 0)
-        for counts in part.counts.values():
-            counts.rows_read += unread
-            counts.rows_left += unread
+        with failing_alone(part):
+            unread = max(self.source.count(part.partition) - part.rows_seen, 0)
+            for counts in part.counts.values():
+                counts.rows_read += unread
+                counts.rows_left += unread
 
     def _stop(self, parts: Sequence[Slice]) -> None:
         """Leave everything in some partitions that has no outcome when the time is up."""
@@ -225,49 +234,8 @@ class Run:
             part = self._ready.pop(0)
             result = self.outcomes.finish(part)
             self.locks.release(self._lock_names(part))
-            yield result
-
-    def _compare(self, part: Slice, task: Task, rows: Sequence[Row]) -> list[Question]:
-        """Find out what is known about some rows; return what must be asked."""
-        counts, fingerprint = part.counts[task.name], self.pipeline.fingerprints[task.name]
-        counts.rows_read += len(rows)
-        texts = [task.template.render(row.values) for row in rows]
-        hashes = [content_hash(text) for text in texts]
-        keys = [row.key for row in rows]
-        answered = self.store.answered(task.name, keys)
-        failed = self.store.failed(task.name, keys)
-        # A refresh takes from the ledger only what it has itself written.
-        since = self.started_at if self.settings.full_refresh else None
-        reusable = self.store.reusable(task.name, fingerprint, set(hashes), since) if task.reusable else {}
-        questions: list[Question] = []
-        for key, text, digest in zip(keys, texts, hashes, strict=True):
-            name, failure = (fingerprint, digest), failed.get(key)
-            row = OpenRow(part, key, failure.attempts if failure and failure[:2] == name else 0)
-            if self._is_answered(answered.get(key), name):
-                self.outcomes.skip(task, part, key, answered[key].partition_key)
-            elif self.settings.only_failed and failure is None:
-                counts.rows_left += 1
-            elif not text:
-                failure = Failure(FailureKind.EMPTY_TEXT, _empty_message(task))
-                self.outcomes.fail(task, OpenRow(part, key, 0), digest, failure)
-            elif failure and not self._is_asked_again(failure, name):
-                # Not tried now, so not one attempt more.
-                self.outcomes.fail(task, OpenRow(part, key, failure.attempts - 1), digest, failure.failure)
-            elif digest in reusable:
-                self.outcomes.answer(task, row, digest, reusable[digest], reused=True)
-            else:
-                questions.append(Question(task, text, digest, [row]))
-        return questions
-
-    def _is_answered(self, known: AnsweredRow | None, name: tuple[str, str]) -> bool:
-        return known is not None and known[:2] == name and not self.settings.full_refresh
-
-    def _is_asked_again(self, failure: FailedRow, name: tuple[str, str]) -> bool:
-        kind = FailureKind(failure.failure.kind)
-        if self.settings.only_failed:
-            return not self.settings.failure_kinds or kind in self.settings.failure_kinds
-        same = failure[:2] == name and not self.settings.full_refresh
-        return not same or (kind.may_pass_next_time and failure.attempts < MAX_ATTEMPTS)
+            if result is not None:
+                yield result
 
     def _ask(self, chunk: Chunk, is_last: bool) -> Iterator[Request]:
         """Yield the requests of a chunk's questions."""
@@ -382,8 +350,3 @@ class Run:
             row.slice.open_rows -= 1
             if row.slice.is_read and not row.slice.open_rows:
                 self._ready.append(row.slice)
-
-
-def _empty_message(task: Task) -> str:
-    columns = ", ".join(task.template.columns)
-    return f"The text ({columns}) is NULL, empty or white space, so there is nothing to ask about."

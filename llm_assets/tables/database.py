@@ -13,7 +13,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
-from llm_assets.errors import DatabaseError
+from llm_assets.errors import DatabaseAwayError, DatabaseError
 from llm_assets.secrets import masked_logger, remember
 
 OUTPUT_DIALECTS = ("sqlite", "postgresql")
@@ -174,7 +174,8 @@ def retried(
     For methods of one transaction, or of several that do no harm when they are repeated.
 
     Raises:
-        DatabaseError: the database refused, or was away for longer than `RETRY_SECONDS`.
+        DatabaseError: the database refused.
+        DatabaseAwayError: it was away for longer than `RETRY_SECONDS`.
         sqlalchemy.exc.DataError: the database cannot hold a value.
     """
 
@@ -189,7 +190,8 @@ def retried(
             except DBAPIError as error:
                 deadline = deadline or time.monotonic() + RETRY_SECONDS
                 if not passes(error) or time.monotonic() > deadline:
-                    raise DatabaseError(
+                    kind = DatabaseAwayError if passes(error) else DatabaseError
+                    raise kind(
                         f"The database {self.database.name} failed: {reason_of(error)}. What was committed stays; when "
                         "the cause is mended, run again, and only the rest is asked."
                     ) from error

@@ -132,7 +132,7 @@ def throughput_table(metadata: sa.MetaData) -> sa.Table:
             sa.Text,
             nullable=False,
             server_default="complete",
-            comment="complete; limit: a limit of the run was reached before; running: so far, or the run was stopped.",
+            comment="complete; failed; limit: the run reached one before; running: so far, or the run was stopped.",
         ),
         sa.Column("started_at", Moment, nullable=False, comment="When the partition was begun (UTC)."),
         sa.Column("finished_at", Moment, nullable=False, comment="When it was done, or last written to (UTC)."),

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from sqlalchemy.exc import DBAPIError, NoSuchTableError
+from sqlalchemy.exc import DataError, DBAPIError, NoSuchTableError
 
 from llm_assets.errors import ConfigError, SourceError, did_you_mean
 from llm_assets.records import Key, Partition, Row
@@ -86,7 +86,10 @@ class SourceTable:
             page = query.order_by(*keys).limit(CHUNK_ROWS)
             if last is not None:
                 page = page.where(after(keys, last))
-            rows = self._page(page)
+            try:
+                rows = self._page(page)
+            except DataError as error:  # a view has a row that cannot be computed
+                raise self._unreadable(partition, error) from None
             if rows:
                 yield rows
                 last = rows[-1].key
@@ -150,10 +153,13 @@ class SourceTable:
         except DBAPIError as error:
             if passes(error):
                 raise
-            raise SourceError(
-                f"Table {self.source.name!r}: partition {partition.key!r} cannot be read: {reason_of(error)}. Check "
-                "the partition's value, `where`, and the right to read the table."
-            ) from None
+            raise self._unreadable(partition, error) from None
+
+    def _unreadable(self, partition: Partition, error: DBAPIError) -> SourceError:
+        return SourceError(
+            f"Table {self.source.name!r}: partition {partition.key!r} cannot be read: {reason_of(error)}. Check "
+            "the partition's value, `where`, and the right to read the table."
+        )
 
     def _check_key(self, partition: Partition) -> None:
         keys = [self._table.c[name] for name in self.key_columns]

@@ -12,10 +12,13 @@ import sqlalchemy as sa
 from llm_assets.dagster import (
     DatabaseResource,
     DummyEngineResource,
+    RunConfig,
     StaticPartitions,
+    TableDefinition,
     TimePartitions,
     VllmResource,
     build_llm_assets,
+    execute_table,
 )
 from llm_assets.errors import ConfigError
 from llm_assets.tables import Source
@@ -281,3 +284,47 @@ def test_the_code_location_of_this_repository_loads() -> None:
     dg.Definitions.validate_loadable(definitions.defs)
     assert "answer_reviews" in repository.job_names
     assert [schedule.name for schedule in repository.schedule_defs] == ["answer_reviews_schedule"]
+
+
+def test_the_spec_of_a_task_can_be_changed(shop: Shop) -> None:
+    assets = build_llm_assets(
+        Source(table="reviews"),
+        [SENTIMENT, SUMMARY],
+        translate=lambda spec: spec.replace_attributes(description=f"{spec.key.path[-1]}!", metadata={"mine": 1}),
+    )
+    [answers] = [item for item in assets if isinstance(item, dg.AssetsDefinition)]
+    assert {spec.description for spec in answers.specs} == {"reviews_sentiment!", "reviews_summary!"}
+    assert all(spec.metadata["mine"] == 1 for spec in answers.specs)
+    assert shop.materialize(assets).success
+
+
+def test_a_changed_spec_must_keep_its_key() -> None:
+    with pytest.raises(ConfigError, match=r"translate gave reviews_sentiment the key mine\. An asset has the name of"):
+        build_llm_assets(
+            Source(table="reviews"),
+            [SENTIMENT],
+            translate=lambda spec: spec.replace_attributes(key=dg.AssetKey("mine")),
+        )
+
+
+def test_the_step_can_be_replaced_and_the_usual_one_called(shop: Shop, instance: dg.DagsterInstance) -> None:
+    def execute(context: dg.AssetExecutionContext, table: TableDefinition, config: RunConfig):
+        assert table.source.name == "reviews"
+        yield from execute_table(context, table, config.model_copy(update={"max_rows": 2}))
+
+    assets = build_llm_assets(Source(table="reviews"), [SENTIMENT], execute=execute)
+    assert shop.materialize(assets, instance=instance).success
+    assert metadata_of(instance, "reviews_sentiment")["llm_assets/rows_answered"] == 2
+
+
+@pytest.mark.parametrize(("argument", "most"), [(None, None), (1, 1), (7, 7)])
+def test_a_backfill_is_one_run_or_as_many_as_are_asked_for(argument: int | None, most: int | None) -> None:
+    _, answers = build_llm_assets(Source(table="reviews"), [SENTIMENT], DAYS, max_partitions_per_run=argument)
+    assert isinstance(answers, dg.AssetsDefinition)
+    assert answers.backfill_policy is not None
+    assert answers.backfill_policy.max_partitions_per_run == most
+
+
+def test_a_backfill_in_runs_of_no_partition_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"max_partitions_per_run is 0\. Give 1 or more"):
+        build_llm_assets(Source(table="reviews"), [SENTIMENT], DAYS, max_partitions_per_run=0)

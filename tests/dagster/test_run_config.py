@@ -13,8 +13,8 @@ from llm_assets.dagster import (
     StaticPartitions,
     build_failed_rows_job,
     build_llm_assets,
+    execute,
 )
-from llm_assets.dagster import assets as assets_module
 from llm_assets.engines import DummyEngine
 from llm_assets.errors import ConfigError, EngineError
 from llm_assets.pipeline import PipelineSettings
@@ -134,7 +134,7 @@ def test_the_failed_rows_job_checks_its_kinds() -> None:
 
 
 def test_a_step_whose_engine_died_for_good_is_tried_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assets_module, "STEP_RETRY_SECONDS", 0)
+    monkeypatch.setattr(execute, "STEP_RETRY_SECONDS", 0)
     shop.add(["a", "b"])
     assets = build_llm_assets(Source(table="reviews"), [NOTE], settings=PipelineSettings(max_engine_deaths=0))
     result = materialize(shop, DyingEngine(2), assets=assets)

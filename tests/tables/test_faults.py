@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from llm_assets.errors import DatabaseError
+from llm_assets.errors import DatabaseAwayError, DatabaseError
 from llm_assets.records import Completion, Request
 from llm_assets.tables import Database, run_locks
 from llm_assets.tables import database as database_module
@@ -88,7 +88,7 @@ def test_a_database_that_stays_away_ends_the_run_and_keeps_what_was_committed(
     monkeypatch.setattr(database_module, "RETRY_SECONDS", 1.0)
     shop = filled(Shop(server.url()))
     engine = InterruptedEngine(33, server.kill)
-    with pytest.raises(DatabaseError, match=r"postgres:\*\*\*@.* failed: .*What was committed stays.*run again"):
+    with pytest.raises(DatabaseAwayError, match=r"postgres:\*\*\*@.* failed: .*What was committed stays.*run again"):
         shop.run(engine=engine, commit_rows=10)
     server.start()
     assert shop.column("SELECT COUNT(*) FROM reviews_sentiment") == [30]
