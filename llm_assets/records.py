@@ -30,18 +30,32 @@ class FailureKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Partition:
-    """One slice of a source table. Without a column it is the whole table.
+class Equals:
+    """The rows whose column has a value, written as text whatever the column's type."""
 
-    A time partition has `start` (inclusive) and `end` (exclusive), both aware of their time zone; any other partition
-    is the rows whose column equals `value`.
-    """
+    column: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """The rows whose column holds a time from `start` (inclusive) to `end` (exclusive), both aware of their zone."""
+
+    column: str
+    start: datetime
+    end: datetime
+
+
+Condition = Equals | Within
+"""What a partition says of one column. A row whose column is NULL meets none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One slice of a source table: the rows that meet every condition. Without one it is the whole table."""
 
     key: str = "all"
-    column: str | None = None
-    value: str | None = None
-    start: datetime | None = None
-    end: datetime | None = None
+    conditions: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

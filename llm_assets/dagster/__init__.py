@@ -2,14 +2,25 @@
 
 from llm_assets.dagster.assets import build_failed_rows_job, build_llm_assets
 from llm_assets.dagster.execute import RunConfig, execute_table
-from llm_assets.dagster.partitions import StaticPartitions, TimePartitions
+from llm_assets.dagster.partitions import (
+    AnyPartitions,
+    DynamicPartitions,
+    MultiPartitions,
+    Partitions,
+    StaticPartitions,
+    TimePartitions,
+)
 from llm_assets.dagster.resources import DatabaseResource, DummyEngineResource, EngineResource, VllmResource
 from llm_assets.dagster.table import TableDefinition
 
 __all__ = [
+    "AnyPartitions",
     "DatabaseResource",
     "DummyEngineResource",
+    "DynamicPartitions",
     "EngineResource",
+    "MultiPartitions",
+    "Partitions",
     "RunConfig",
     "StaticPartitions",
     "TableDefinition",

@@ -75,7 +75,7 @@ def build_llm_assets(
         source_database_key or database_key,
         engine_key,
     )
-    definition = partitions.definition() if partitions else None
+    definition = table.partitions_definition
     specs = [
         dg.AssetSpec(
             table.task_asset(task),

@@ -38,6 +38,11 @@ class TableDefinition:
         """Return the key of a task's asset."""
         return dg.AssetKey([*self.key_prefix, output_table_name(self.source, task)])
 
+    @property
+    def partitions_definition(self) -> dg.PartitionsDefinition | None:
+        """Dagster's definition of the partitions; None if the table is taken whole."""
+        return self.partitions.definition(self.source.name) if self.partitions else None
+
     def partition(self, key: str) -> Partition:
         """Return the rows that a partition key means; with no partitions, the whole table."""
         return self.partitions.partition(key) if self.partitions else Partition()
@@ -61,6 +66,6 @@ class TableDefinition:
             resources[self.engine_key].get_engine(),
             resources[self.source_database_key].get_database(),
             resources[self.database_key].get_database(),
-            self.partitions.column if self.partitions else None,
+            self.partitions.columns if self.partitions else (),
             settings or self.settings,
         )

@@ -85,7 +85,7 @@ class Pipeline:
         engine: Engine,
         source_database: Database,
         output_database: Database,
-        partition_column: str | None = None,
+        partition_columns: Sequence[str] = (),
         settings: PipelineSettings | None = None,
     ) -> None:
         names = [task.name for task in tasks]
@@ -100,7 +100,7 @@ class Pipeline:
         for database in dict.fromkeys((source_database, output_database)):
             database.check()
         columns = dict.fromkeys(column for task in tasks for column in task.template.columns)
-        self.source = SourceTable(source_database, source, tuple(columns), partition_column)
+        self.source = SourceTable(source_database, source, tuple(columns), partition_columns)
         for name in self.source.key_columns:
             if name.lower() in PROVENANCE_COLUMNS:
                 raise ConfigError(

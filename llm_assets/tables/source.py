@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +14,7 @@ from llm_assets.errors import ConfigError, SourceError, did_you_mean
 from llm_assets.records import Key, Partition, Row
 from llm_assets.tables.columns import AsInSource
 from llm_assets.tables.database import Database, passes, reason_of, retried
+from llm_assets.tables.partitions import ColumnOf
 
 CHUNK_ROWS = 1000
 
@@ -60,14 +60,14 @@ class SourceTable:
     """
 
     def __init__(
-        self, database: Database, source: Source, columns: Collection[str], partition_column: str | None
+        self, database: Database, source: Source, columns: Collection[str], partition_columns: Collection[str] = ()
     ) -> None:
         self.database = database
         self.source = source
-        self.key_columns = self._check(set(columns), partition_column)
+        self.key_columns = self._check(set(columns), partition_columns)
         self.columns = tuple(dict.fromkeys([*self.key_columns, *columns]))
         # Columns without a type: values arrive as the driver gives them, whatever the table declares.
-        names = dict.fromkeys(self.columns if partition_column is None else (*self.columns, partition_column))
+        names = dict.fromkeys((*self.columns, *partition_columns))
         # Those of the key neither on their way back: in SQLite a column holds numbers beside text.
         columns_read = [sa.column(name, AsInSource() if name in self.key_columns else None) for name in names]
         self._table = sa.table(source.table, *columns_read, schema=source.db_schema)
@@ -182,7 +182,7 @@ class SourceTable:
                 f"several rows of partition {partition.key!r}. Choose columns that name one row each."
             )
 
-    def _check(self, columns: set[str], partition_column: str | None) -> tuple[str, ...]:
+    def _check(self, columns: set[str], partition_columns: Collection[str]) -> tuple[str, ...]:
         """Compare the settings with the table; return the key columns."""
         source = self.source
         inspector = sa.inspect(self.database.engine)
@@ -195,8 +195,8 @@ class SourceTable:
             ) from None
         self._types = {column["name"]: column["type"] for column in found}
         uses = dict.fromkeys(columns, "a text template names") | dict.fromkeys(source.key, "the key names")
-        if partition_column:
-            uses.setdefault(partition_column, "the partitions name")
+        for name in partition_columns:
+            uses.setdefault(name, "the partitions name")
         for name, use in uses.items():
             if name not in self._types:
                 raise SourceError(
@@ -233,47 +233,10 @@ class SourceTable:
         if self.source.where:
             # Not sa.text, which takes a word after a colon for a parameter.
             conditions.append(sa.literal_column(f"({self.source.where})"))
-        if partition.column is None:
-            return conditions
-        column = self._table.c[partition.column]
-        if partition.start is not None and partition.end is not None:
-            if self.database.dialect == "sqlite":
-                return [*conditions, _between_in_sqlite(column, partition.start, partition.end)]
-            start, end = self._bound(partition.column, partition.start), self._bound(partition.column, partition.end)
-            return [*conditions, column >= start, column < end]
-        return [*conditions, column == self._partition_value(partition)]
-
-    def _bound(self, column: str, moment: datetime) -> object:
-        """A partition's edge as the column's own kind of time."""
-        kind = self._types[column]
-        if isinstance(kind, sa.String | sa.Numeric | sa.Integer | sa.Boolean):
-            raise SourceError(
-                f"Table {self.source.name!r}: the column {column!r} is {kind}, which is no time. Cast it in a view and "
-                "read that, or choose another column for the partitions."
-            )
-        if isinstance(kind, sa.Date):
-            return moment.date()
-        # A time without a zone means the partition's own; one with a zone is compared as an instant.
-        return moment if getattr(kind, "timezone", False) else moment.replace(tzinfo=None)
-
-    def _partition_value(self, partition: Partition) -> object:
-        """A partition's key as the column's own type."""
-        assert partition.column is not None
-        assert partition.value is not None
-        kind = self._types[partition.column]
-        try:
-            python_type = kind.python_type
-            if python_type in (int, float):
-                return python_type(partition.value)
-            if python_type is bool:
-                return {"true": True, "false": False, "1": True, "0": False}[partition.value.lower()]
-        except NotImplementedError:
-            return partition.value
-        except (ValueError, KeyError):
-            raise SourceError(
-                f"Partition {partition.value!r} is no value of column {partition.column!r}, whose type is {kind}."
-            ) from None
-        return partition.value
+        for each in partition.conditions:
+            where = ColumnOf(self.source.name, each.column, self._types[each.column], self.database.dialect)
+            conditions.append(where.condition(self._table.c[each.column], each))
+        return conditions
 
 
 def _may_have_changed(value: object) -> bool:
@@ -288,18 +251,6 @@ def _as_text(value: object) -> object:
     if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False, default=str)
     return value
-
-
-def _between_in_sqlite(column: sa.ColumnElement[Any], start: datetime, end: datetime) -> sa.ColumnElement[bool]:
-    """SQLite has no type for time: text in any of its formats becomes `YYYY-MM-DD HH:MM:SS`, by an offset also UTC."""
-    moment = sa.func.datetime(column)
-
-    def between(*bounds: datetime) -> sa.ColumnElement[bool]:
-        first, last = (f"{bound:%Y-%m-%d %H:%M:%S}" for bound in bounds)
-        return sa.and_(moment >= first, moment < last)
-
-    has_offset = sa.or_(column.like("%Z"), column.op("GLOB")("*[+-][0-9][0-9]:[0-9][0-9]"))
-    return sa.case((has_offset, between(start.astimezone(UTC), end.astimezone(UTC))), else_=between(start, end))
 
 
 def output_prefix(table: str) -> str:

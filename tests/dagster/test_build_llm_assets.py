@@ -21,6 +21,7 @@ from llm_assets.dagster import (
     execute_table,
 )
 from llm_assets.errors import ConfigError
+from llm_assets.records import Within
 from llm_assets.tables import Source
 from llm_assets.tasks import Classify, Summarize
 
@@ -246,10 +247,9 @@ def test_a_time_partition_is_the_span_its_key_means(cadence: str, key: str, star
     partitions = TimePartitions(
         column="t", cadence=cadence, start="2026-01-01", end="2026-08-01", timezone="Europe/Berlin"
     )
-    partition = partitions.partition(key)
-    assert partition.start is not None
-    assert partition.end is not None
-    assert (partition.start.isoformat(), partition.end.isoformat()) == (start, end)
+    [condition] = partitions.partition(key).conditions
+    assert isinstance(condition, Within)
+    assert (condition.start.isoformat(), condition.end.isoformat()) == (start, end)
 
 
 @pytest.mark.parametrize("key", ["2026-11-31", "yesterday", "2025-01-01", ""])

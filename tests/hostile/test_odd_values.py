@@ -125,7 +125,7 @@ def test_pages_go_on_behind_a_key_that_is_no_utf8(sqlite_url: str, byte: str, mo
         f"INSERT INTO t VALUES (CAST(X'61{byte}' AS TEXT), 'one'), ('a\u00e9', 'two'), ('b', 'three')",
     )
     try:
-        pages = list(islice(SourceTable(shop.database, TABLE, ["text"], None).read(Partition()), 10))
+        pages = list(islice(SourceTable(shop.database, TABLE, ["text"]).read(Partition()), 10))
     except (ConfigError, SourceError):
         return
     assert sorted(str(row.values["text"]) for page in pages for row in page) == ["one", "three", "two"]

@@ -21,7 +21,7 @@ REFUSED, FLAKY = 1002, 1003
 
 def answer_all(database: Database, engine: RecordingEngine, run_id: str) -> None:
     """Run all days of the demo."""
-    pipeline = Pipeline(REVIEWS, TASKS, engine, database, database, DAYS.column)
+    pipeline = Pipeline(REVIEWS, TASKS, engine, database, database, DAYS.columns)
     days = DAYS.definition().get_partition_keys()
     for _ in pipeline.run_all([DAYS.partition(key) for key in days], run_id):
         pass

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from llm_assets.engines import DummyEngine
 from llm_assets.errors import EngineError
 from llm_assets.pipeline import Counts, PartitionResult, Pipeline, PipelineSettings
-from llm_assets.records import Candidate, Completion, FailureKind, Partition, Request
+from llm_assets.records import Candidate, Completion, Equals, FailureKind, Partition, Request
 from llm_assets.tables import Database, Source
 from llm_assets.tasks import Classify, Generate, Task
 
@@ -166,7 +166,7 @@ class Shop:
             engine or RecordingEngine(),
             self.database,
             self.database,
-            column,
+            (column,) if column else (),
             PipelineSettings(**settings),
         )
 
@@ -195,4 +195,4 @@ def outcomes(counts: Counts) -> tuple[int, int, int, int]:
 
 def day(value: str) -> Partition:
     """Return the partition of a day of the table `reviews`."""
-    return Partition(value, "day", value)
+    return Partition(value, (Equals("day", value),))

@@ -170,7 +170,7 @@ def test_a_role_that_may_not_read_the_source_is_told_so(postgres: PostgresServer
 
 def test_answers_go_to_sqlite_or_postgres_only(sqlite_url: str) -> None:
     shop = Shop(sqlite_url)
-    source = SourceTable(shop.database, Source(table="reviews"), ["text"], None)
+    source = SourceTable(shop.database, Source(table="reviews"), ["text"])
     with pytest.raises(
         DatabaseError, match=r"mysql://me:\*\*\*@h/shop: its kind is 'mysql'. Write them to one of sqlite"
     ):

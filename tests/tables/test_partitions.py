@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from llm_assets.errors import SourceError
-from llm_assets.records import Partition
+from llm_assets.records import Equals, Partition, Within
 from llm_assets.tables import Source, SourceTable
 from tests.tables.shop import RecordingEngine, Shop, only
 
@@ -40,12 +40,20 @@ def shop(request: pytest.FixtureRequest, dialect: str) -> Shop:
     return Shop(request.getfixturevalue(f"{dialect}_url"))
 
 
+def within(start: datetime, end: datetime) -> Partition:
+    return Partition(f"{start:%Y-%m-%d}", (Within("at", start, end),))
+
+
+def valued(value: str) -> Partition:
+    return Partition(value, (Equals("part", value),))
+
+
 def day_of(midnight: datetime) -> Partition:
-    return Partition(f"{midnight:%Y-%m-%d}", "at", start=midnight, end=midnight + timedelta(days=1))
+    return within(midnight, midnight + timedelta(days=1))
 
 
 def read(shop: Shop, partition: Partition) -> list[object]:
-    table = SourceTable(shop.database, Source(table="t"), ["id"], partition.column)
+    table = SourceTable(shop.database, Source(table="t"), ["id"], [each.column for each in partition.conditions])
     keys = [row.key[0] for rows in table.read(partition) for row in rows]
     assert table.count(partition) == len(keys)
     return keys
@@ -69,7 +77,8 @@ def test_a_day_begins_at_its_midnight_and_ends_before_the_next(
             midnight = datetime.fromisoformat(date).replace(tzinfo=ZoneInfo(zone))
             days = [day_of(midnight + timedelta(days=offset)) for offset in (-1, 0, 1)]
             noon = timedelta(hours=12)
-            moments = [moment for each in days for moment in (each.start, each.start + noon, each.end - tick)]
+            spans = [(condition.start, condition.end) for each in days for condition in each.conditions]
+            moments = [moment for start, end in spans for moment in (start, start + noon, end - tick)]
             shop.execute("DELETE FROM t")
             shop.insert("t", [{"id": i, "at": stored(moment)} for i, moment in enumerate(moments)])
             found[zone, date] = [read(shop, each) for each in days]
@@ -82,14 +91,14 @@ def test_hours_of_a_day_share_its_rows_without_overlap(shop: Shop, kind: str) ->
     midnight = datetime(2026, 11, 1, tzinfo=UTC)
     shop.insert("t", [{"id": i, "at": f"{midnight + i * timedelta(minutes=7):%Y-%m-%d %H:%M:%S}"} for i in range(205)])
     hours = [midnight + i * timedelta(hours=1) for i in range(24)]
-    found = [read(shop, Partition(f"{h:%H}", "at", start=h, end=h + timedelta(hours=1))) for h in hours]
+    found = [read(shop, within(h, h + timedelta(hours=1))) for h in hours]
     assert [key for keys in found for key in keys] == list(range(205))
 
 
 @pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
 def test_rows_without_a_time_are_in_no_partition(shop: Shop, dialect: str) -> None:
     shop.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, at TIMESTAMP)", "INSERT INTO t VALUES (1, NULL)")
-    whole = Partition("all", "at", start=datetime(1, 1, 2, tzinfo=UTC), end=datetime(9999, 1, 1, tzinfo=UTC))
+    whole = within(datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))
     assert read(shop, whole) == []
 
 
@@ -120,7 +129,7 @@ def test_a_partition_by_value_holds_the_rows_with_that_value(shop: Shop, dialect
     for kind, (values, value, _) in VALUES.items():
         shop.execute("DROP TABLE IF EXISTS t", f"CREATE TABLE t (id INTEGER PRIMARY KEY, part {kind})")
         shop.insert("t", [{"id": i, "part": part} for i, part in enumerate(values)])
-        found[kind] = read(shop, Partition(value, "part", value))
+        found[kind] = read(shop, valued(value))
     assert found == {kind: expected for kind, (_, _, expected) in VALUES.items()}
 
 
@@ -128,7 +137,7 @@ def test_a_partition_by_value_holds_the_rows_with_that_value(shop: Shop, dialect
 def test_a_boolean_may_be_written_as_word_or_number(shop: Shop, dialect: str) -> None:
     shop.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, part BOOLEAN)")
     shop.insert("t", [{"id": 0, "part": True}, {"id": 1, "part": False}, {"id": 2, "part": None}])
-    found = {value: read(shop, Partition(value, "part", value)) for value in ("false", "True", "0", "1")}
+    found = {value: read(shop, valued(value)) for value in ("false", "True", "0", "1")}
     assert found == {"false": [1], "True": [0], "0": [1], "1": [0]}
 
 
@@ -140,7 +149,7 @@ def test_a_value_of_the_wrong_type_is_refused_before_the_engine_is_touched(
     shop.execute(f"CREATE TABLE t (id INTEGER PRIMARY KEY, text TEXT, part {kind})")
     engine = RecordingEngine()
     with pytest.raises(SourceError, match=f"Partition '{value}' is no value of column 'part', whose type is "):
-        shop.run(source=Source(table="t"), column="part", partition=Partition(value, "part", value), engine=engine)
+        shop.run(source=Source(table="t"), column="part", partition=valued(value), engine=engine)
     assert engine.loads == 0
 
 
@@ -150,7 +159,7 @@ def test_a_value_that_only_the_database_can_read_is_refused_too(shop: Shop, kind
     engine = RecordingEngine()
     message = rf"Table 't': partition 'abc' cannot be read: invalid input syntax for type {kind.lower()}: \"abc\""
     with pytest.raises(SourceError, match=message):
-        shop.run(source=Source(table="t"), column="part", partition=Partition("abc", "part", "abc"), engine=engine)
+        shop.run(source=Source(table="t"), column="part", partition=valued("abc"), engine=engine)
     assert engine.loads == 0
 
 

@@ -5,11 +5,11 @@ from pydantic import ValidationError
 
 from llm_assets.errors import LLMAssetsError, SourceError
 from llm_assets.pipeline import Pipeline
-from llm_assets.records import Partition
+from llm_assets.records import Equals, Partition
 from llm_assets.tables import Database, Source, SourceTable
 from llm_assets.tables.source import CHUNK_ROWS
 from llm_assets.tasks import Classify
-from tests.tables.shop import NOTE, RecordingEngine, Shop, only, outcomes
+from tests.tables.shop import NOTE, RecordingEngine, Shop, day, only, outcomes
 
 ODD_NAMES = ["order", 'My semi;"quote', "it's", "büro-表", "100%s", "a:b.c", "Robert'); --"]
 HOSTILE = 'reviews"; DROP TABLE reviews; --'
@@ -35,7 +35,7 @@ def quoted(shop: Shop, name: str) -> str:
 
 
 def read_keys(shop: Shop, source: Source) -> list[list[tuple[object, ...]]]:
-    table = SourceTable(shop.database, source, ["text"], None)
+    table = SourceTable(shop.database, source, ["text"])
     return [[row.key for row in rows] for rows in table.read(Partition())]
 
 
@@ -84,7 +84,7 @@ def test_hostile_values_are_values(shop: Shop) -> None:
     shop.execute("CREATE TABLE t (name TEXT PRIMARY KEY, part TEXT, text TEXT)")
     rows = [{"name": f"{hostile}{i}", "part": part, "text": hostile} for i, part in enumerate([hostile, "safe"])]
     shop.insert("t", rows)
-    partition = Partition(hostile, "part", hostile)
+    partition = Partition(hostile, (Equals("part", hostile),))
     engine = RecordingEngine()
     counts = only(shop.run(source=Source(table="t"), column="part", partition=partition, engine=engine))
     assert counts.rows_read == 1
@@ -95,9 +95,9 @@ def test_hostile_values_are_values(shop: Shop) -> None:
 
 def test_a_partition_value_is_compared_as_it_is(shop: Shop) -> None:
     shop.add(["a"], day="monday")
-    table = SourceTable(shop.database, Source(table="reviews"), ["text"], "day")
+    table = SourceTable(shop.database, Source(table="reviews"), ["text"], ["day"])
     values = ["monday", "' OR '1'='1", "monday' --", "%", "_onday", "monday\\"]
-    assert [table.count(Partition(value, "day", value)) for value in values] == [1, 0, 0, 0, 0, 0]
+    assert [table.count(day(value)) for value in values] == [1, 0, 0, 0, 0, 0]
 
 
 KEYS = {
@@ -233,7 +233,7 @@ def test_a_condition_leaves_rows_out(shop: Shop) -> None:
     shop.add(["a", "b", "ab"])
     source = Source(table="reviews", where="text LIKE 'a%' OR id = 99")
     engine = RecordingEngine()
-    shop.run(source=source, engine=engine, column="day", partition=Partition("monday", "day", "monday"))
+    shop.run(source=source, engine=engine, column="day", partition=day("monday"))
     assert engine.texts == ["a", "ab"]
 
 
@@ -241,7 +241,7 @@ def test_a_condition_is_sql_as_it_stands(shop: Shop) -> None:
     shop.add([":b", "12:30", "%"])
     found = {}
     for where in ["text = ':b'", "text <> ':b' AND text <> '12:30'", "text LIKE '%:30'", "CAST(id AS TEXT) = '3'"]:
-        table = SourceTable(shop.database, Source(table="reviews", where=where), ["text"], None)
+        table = SourceTable(shop.database, Source(table="reviews", where=where), ["text"])
         found[where] = [row.key for rows in table.read(Partition()) for row in rows]
     assert list(found.values()) == [[(1,)], [(3,)], [(2,)], [(3,)]]
 
@@ -337,10 +337,9 @@ def test_a_key_that_is_null_is_refused_and_where_is_the_way_out(shop: Shop) -> N
 def test_duplicate_keys_in_another_partition_do_not_stop_this_one(shop: Shop) -> None:
     shop.execute("CREATE TABLE t (code TEXT, day TEXT, text TEXT)")
     rows = [("a", "monday"), ("b", "tuesday"), ("b", "tuesday")]
-    shop.insert("t", [{"code": code, "day": day, "text": "x"} for code, day in rows])
-    partition = Partition("monday", "day", "monday")
+    shop.insert("t", [{"code": code, "day": name, "text": "x"} for code, name in rows])
     source = Source(table="t", key=("code",))
-    assert only(shop.run(source=source, column="day", partition=partition)).rows_answered == 1
+    assert only(shop.run(source=source, column="day", partition=day("monday"))).rows_answered == 1
 
 
 @pytest.mark.parametrize("table", ["", "  "])

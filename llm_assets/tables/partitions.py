@@ -1,0 +1,147 @@
+"""The conditions of partitions as SQL, in the kind of value that a column holds."""
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from llm_assets.errors import SourceError
+from llm_assets.records import Condition, Equals
+
+BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
+LARGEST_INTEGER = 2**63 - 1
+"""What a database's integers hold; SQLite's driver refuses to compare with more."""
+
+
+@dataclass(frozen=True)
+class ColumnOf:
+    """A column that a table is cut by: its type, and what a partition's condition on it is in the database."""
+
+    table: str
+    name: str
+    kind: sa.types.TypeEngine[Any]
+    dialect: str
+
+    def condition(self, column: sa.ColumnElement[Any], condition: Condition) -> sa.ColumnElement[bool]:
+        """Return what a condition is in SQL.
+
+        Raises:
+            SourceError: the column's type holds no such value, or no time.
+        """
+        if isinstance(condition, Equals):
+            return column == self.value(condition.value)
+        self._check_is_time()
+        if self.dialect == "sqlite":
+            return _between_in_sqlite(column, condition.start, condition.end)
+        return sa.and_(column >= self._bound(condition.start), column < self._bound(condition.end))
+
+    def value(self, text: str) -> object:
+        """Return a partition's value as the column's own kind of value, or raise a SourceError."""
+        try:
+            python_type = self.kind.python_type
+        except NotImplementedError:
+            return text
+        try:
+            if python_type is bool:
+                return BOOLEANS[text.lower()]
+            value = python_type(text) if python_type in (int, float) else text
+        except (ValueError, KeyError):
+            raise self._no_value(text) from None
+        if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+            raise self._no_value(text)
+        return value
+
+    def text(self, value: object) -> str | None:
+        """Return a value that was read from the column as the text that stands for it; None if there is none.
+
+        A text stands for a value if `value` makes that very value of it again.
+        """
+        if isinstance(value, str):
+            text = value
+        elif isinstance(value, bool):
+            text = str(value).lower()
+        elif isinstance(value, int | float | Decimal | date | UUID):
+            text = str(value)
+        else:
+            return None
+        try:
+            again = self.value(text)
+        except SourceError:
+            return None
+        # What the driver reads as a type of its own, the database compares as text.
+        compared_as_text = isinstance(value, Decimal | date | UUID) and again == text
+        same = compared_as_text or (again == value and isinstance(again, str) == isinstance(value, str))
+        return text if same and "\ufffd" not in text else None
+
+    def _no_value(self, text: str) -> SourceError:
+        return SourceError(f"Partition {text!r} is no value of column {self.name!r}, whose type is {self.kind}.")
+
+    def _check_is_time(self) -> None:
+        # SQLite has no type for time: text and Julian days hold one, whatever is declared.
+        never = (sa.Integer, sa.Boolean, sa.LargeBinary)
+        if self.dialect != "sqlite":
+            never = (*never, sa.String, sa.Numeric, sa.Time, sa.Interval, sa.JSON, sa.Uuid, sa.ARRAY)
+        if isinstance(self.kind, never):
+            raise SourceError(
+                f"Table {self.table!r}: the column {self.name!r} is {self.kind}, which is no time. Cast it in a view "
+                "and read that, or choose another column for the partitions."
+            )
+
+    def _bound(self, moment: datetime) -> object:
+        """A partition's edge as the column's own kind of time."""
+        if isinstance(self.kind, sa.Date):
+            if not _begins_day(moment):
+                raise SourceError(
+                    f"Table {self.table!r}: the column {self.name!r} is {self.kind}, and a partition's edge at "
+                    f"{moment:%H:%M} would cut a day. Choose daily, weekly or monthly partitions without "
+                    "minute_offset and hour_offset, or a column with the time of day."
+                )
+            return moment.date()
+        # A time without a zone means the partition's own; one with a zone is compared as an instant.
+        return moment if getattr(self.kind, "timezone", False) else on_the_clock(moment)
+
+
+def on_the_clock(moment: datetime) -> datetime:
+    """Return a moment without its zone, so that a later moment is never earlier on the clock.
+
+    Where the clock is turned back, an hour comes twice. Without a zone both look alike, and are taken as the second:
+    every moment of the first becomes the beginning of that hour. So ranges that follow upon each other share no time.
+    """
+    moment = moment.astimezone(UTC).astimezone(moment.tzinfo)
+    offset, later = moment.utcoffset(), moment.replace(fold=1).utcoffset()
+    assert offset is not None
+    assert later is not None
+    if later >= offset:
+        return moment.replace(tzinfo=None, fold=0)
+    # The clock is turned back within so long after the moment as it is turned back by.
+    before = moment.astimezone(UTC)
+    after = before + (offset - later)
+    while after - before > timedelta(seconds=1):
+        middle = before + (after - before) // 2
+        if middle.astimezone(moment.tzinfo).utcoffset() == offset:
+            before = middle
+        else:
+            after = middle
+    return after.astimezone(moment.tzinfo).replace(tzinfo=None, microsecond=0, fold=0)
+
+
+def _begins_day(moment: datetime) -> bool:
+    """Whether a moment is the first of its day, by the clock of its zone; not every day has a midnight."""
+    before = (moment.astimezone(UTC) - timedelta(microseconds=1)).astimezone(moment.tzinfo)
+    return before.date() < moment.date() or on_the_clock(moment).time() == datetime.min.time()
+
+
+def _between_in_sqlite(column: sa.ColumnElement[Any], start: datetime, end: datetime) -> sa.ColumnElement[bool]:
+    """SQLite has no type for time: text in any of its formats becomes `YYYY-MM-DD HH:MM:SS`, by an offset also UTC."""
+    moment = sa.func.datetime(column)
+
+    def between(*bounds: datetime) -> sa.ColumnElement[bool]:
+        first, last = (f"{bound:%Y-%m-%d %H:%M:%S}" for bound in bounds)
+        return sa.and_(moment >= first, moment < last)
+
+    has_offset = sa.or_(column.like("%Z"), column.op("GLOB")("*[+-][0-9][0-9]:[0-9][0-9]"))
+    instants = between(start.astimezone(UTC), end.astimezone(UTC))
+    return sa.case((has_offset, instants), else_=between(on_the_clock(start), on_the_clock(end)))
