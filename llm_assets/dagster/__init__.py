@@ -11,6 +11,7 @@ from llm_assets.dagster.partitions import (
     TimePartitions,
 )
 from llm_assets.dagster.resources import DatabaseResource, DummyEngineResource, EngineResource, VllmResource
+from llm_assets.dagster.sensors import build_partitions_sensor, build_unanswered_sensor
 from llm_assets.dagster.table import TableDefinition
 
 __all__ = [
@@ -28,5 +29,7 @@ __all__ = [
     "VllmResource",
     "build_failed_rows_job",
     "build_llm_assets",
+    "build_partitions_sensor",
+    "build_unanswered_sensor",
     "execute_table",
 ]

@@ -60,7 +60,7 @@ class TableDefinition:
             tasks: Only these; all of them if not given.
             settings: In place of the table's own.
         """
-        return Pipeline(
+        pipeline = Pipeline(
             self.source,
             self.tasks if tasks is None else tasks,
             resources[self.engine_key].get_engine(),
@@ -69,3 +69,6 @@ class TableDefinition:
             self.partitions.columns if self.partitions else (),
             settings or self.settings,
         )
+        if self.partitions:
+            pipeline.source.check_partitions(self.partitions.examples())
+        return pipeline

@@ -7,6 +7,7 @@ from llm_assets.tables.ledger import prune_ledger
 from llm_assets.tables.locks import POLL_SECONDS, run_locks
 from llm_assets.tables.source import Source, SourceTable
 from llm_assets.tables.store import Output, Store
+from llm_assets.tables.unanswered import Unanswered, UnansweredRows
 
 __all__ = [
     "POLL_SECONDS",
@@ -20,6 +21,8 @@ __all__ = [
     "Source",
     "SourceTable",
     "Store",
+    "Unanswered",
+    "UnansweredRows",
     "UnstorableError",
     "export_csv",
     "export_file",

@@ -1,9 +1,10 @@
 """The conditions of partitions as SQL, in the kind of value that a column holds."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -16,27 +17,47 @@ LARGEST_INTEGER = 2**63 - 1
 """What a database's integers hold; SQLite's driver refuses to compare with more."""
 
 
+class ColumnValues(NamedTuple):
+    """What a column holds: values by the texts that stand for them, those that have none, and whether NULL."""
+
+    texts: list[str]
+    others: list[object]
+    has_null: bool
+
+
 @dataclass(frozen=True)
 class ColumnOf:
     """A column that a table is cut by: its type, and what a partition's condition on it is in the database."""
 
     table: str
-    name: str
+    column: sa.ColumnClause[Any]
     kind: sa.types.TypeEngine[Any]
     dialect: str
 
-    def condition(self, column: sa.ColumnElement[Any], condition: Condition) -> sa.ColumnElement[bool]:
+    def condition(self, condition: Condition) -> sa.ColumnElement[bool]:
         """Return what a condition is in SQL.
 
         Raises:
             SourceError: the column's type holds no such value, or no time.
         """
         if isinstance(condition, Equals):
-            return column == self.value(condition.value)
+            return self.column == self.value(condition.value)
         self._check_is_time()
         if self.dialect == "sqlite":
-            return _between_in_sqlite(column, condition.start, condition.end)
-        return sa.and_(column >= self._bound(condition.start), column < self._bound(condition.end))
+            since = _in_sqlite(self.column, condition.start, lambda time, bound: time >= bound)
+            return sa.and_(since, _in_sqlite(self.column, condition.end, lambda time, bound: time < bound))
+        return sa.and_(self.column >= self._bound(condition.start), self.column < self._bound(condition.end))
+
+    def before(self, moment: datetime) -> sa.ColumnElement[bool]:
+        """Return the condition that a row's time is before a moment; a day without a time, that it has ended before.
+
+        Raises:
+            SourceError: the column's type holds no time.
+        """
+        self._check_is_time()
+        if self.dialect == "sqlite":
+            return _in_sqlite(self.column, moment, lambda time, bound: time < bound)
+        return self.column < (moment.date() if isinstance(self.kind, sa.Date) else self._bound(moment))
 
     def value(self, text: str) -> object:
         """Return a partition's value as the column's own kind of value, or raise a SourceError."""
@@ -71,13 +92,16 @@ class ColumnOf:
             again = self.value(text)
         except SourceError:
             return None
-        # What the driver reads as a type of its own, the database compares as text.
-        compared_as_text = isinstance(value, Decimal | date | UUID) and again == text
-        same = compared_as_text or (again == value and isinstance(again, str) == isinstance(value, str))
-        return text if same and "\ufffd" not in text else None
+        # Text beside a column of some types is read as their value by the database.
+        read_by_database = again == text and (
+            isinstance(value, Decimal | date | UUID)
+            or (isinstance(value, int | float) and isinstance(self.kind, sa.Numeric))
+        )
+        same = again == value and isinstance(again, str) == isinstance(value, str)
+        return text if (same or read_by_database) and "\ufffd" not in text else None
 
     def _no_value(self, text: str) -> SourceError:
-        return SourceError(f"Partition {text!r} is no value of column {self.name!r}, whose type is {self.kind}.")
+        return SourceError(f"Partition {text!r} is no value of column {self.column.name!r}, whose type is {self.kind}.")
 
     def _check_is_time(self) -> None:
         # SQLite has no type for time: text and Julian days hold one, whatever is declared.
@@ -86,8 +110,8 @@ class ColumnOf:
             never = (*never, sa.String, sa.Numeric, sa.Time, sa.Interval, sa.JSON, sa.Uuid, sa.ARRAY)
         if isinstance(self.kind, never):
             raise SourceError(
-                f"Table {self.table!r}: the column {self.name!r} is {self.kind}, which is no time. Cast it in a view "
-                "and read that, or choose another column for the partitions."
+                f"Table {self.table!r}: the column {self.column.name!r} is {self.kind}, which is no time. Cast it in a "
+                "view and read that, or choose another column for the partitions."
             )
 
     def _bound(self, moment: datetime) -> object:
@@ -95,7 +119,7 @@ class ColumnOf:
         if isinstance(self.kind, sa.Date):
             if not _begins_day(moment):
                 raise SourceError(
-                    f"Table {self.table!r}: the column {self.name!r} is {self.kind}, and a partition's edge at "
+                    f"Table {self.table!r}: the column {self.column.name!r} is {self.kind}, and a partition's edge at "
                     f"{moment:%H:%M} would cut a day. Choose daily, weekly or monthly partitions without "
                     "minute_offset and hour_offset, or a column with the time of day."
                 )
@@ -134,14 +158,13 @@ def _begins_day(moment: datetime) -> bool:
     return before.date() < moment.date() or on_the_clock(moment).time() == datetime.min.time()
 
 
-def _between_in_sqlite(column: sa.ColumnElement[Any], start: datetime, end: datetime) -> sa.ColumnElement[bool]:
+def _in_sqlite(
+    column: sa.ColumnElement[Any], moment: datetime, compare: Callable[[Any, str], sa.ColumnElement[bool]]
+) -> sa.ColumnElement[bool]:
     """SQLite has no type for time: text in any of its formats becomes `YYYY-MM-DD HH:MM:SS`, by an offset also UTC."""
-    moment = sa.func.datetime(column)
-
-    def between(*bounds: datetime) -> sa.ColumnElement[bool]:
-        first, last = (f"{bound:%Y-%m-%d %H:%M:%S}" for bound in bounds)
-        return sa.and_(moment >= first, moment < last)
-
+    time = sa.func.datetime(column)
     has_offset = sa.or_(column.like("%Z"), column.op("GLOB")("*[+-][0-9][0-9]:[0-9][0-9]"))
-    instants = between(start.astimezone(UTC), end.astimezone(UTC))
-    return sa.case((has_offset, instants), else_=between(on_the_clock(start), on_the_clock(end)))
+    instant, clock = (
+        bound.replace(tzinfo=None).isoformat(" ", "seconds") for bound in (moment.astimezone(UTC), on_the_clock(moment))
+    )
+    return sa.case((has_offset, compare(time, instant)), else_=compare(time, clock))

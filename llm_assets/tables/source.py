@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from sqlalchemy.exc import DataError, DBAPIError, NoSuchTableError
 
 from llm_assets.errors import ConfigError, SourceError, did_you_mean
-from llm_assets.records import Key, Partition, Row
+from llm_assets.records import Equals, Key, Partition, Row
 from llm_assets.tables.columns import AsInSource
 from llm_assets.tables.database import Database, passes, reason_of, retried
-from llm_assets.tables.partitions import ColumnOf
+from llm_assets.tables.partitions import ColumnOf, ColumnValues
 
 CHUNK_ROWS = 1000
 
@@ -80,7 +80,7 @@ class SourceTable:
     def read(self, partition: Partition) -> Iterator[list[Row]]:
         """Yield the partition's rows in key order, in lists of at most `CHUNK_ROWS`; no cursor stays open between."""
         keys = [self._table.c[name] for name in self.key_columns]
-        query = sa.select(*(self._table.c[name] for name in self.columns)).where(*self._conditions(partition))
+        query = sa.select(*(self._table.c[name] for name in self.columns)).where(*self.conditions(partition))
         last: Key | None = None
         while True:
             page = query.order_by(*keys).limit(CHUNK_ROWS)
@@ -103,7 +103,7 @@ class SourceTable:
         Why they cannot, `check_key` says.
         """
         keys = [self._table.c[name] for name in self.key_columns]
-        query = sa.select(*(self._table.c[name] for name in self.columns)).where(*self._conditions(Partition()))
+        query = sa.select(*(self._table.c[name] for name in self.columns)).where(*self.conditions(Partition()))
         try:
             with self.database.engine.connect() as connection:
                 found = connection.execute(query.order_by(*keys).limit(limit)).mappings()
@@ -133,7 +133,7 @@ class SourceTable:
     @retried
     def count(self, partition: Partition) -> int:
         """Return the number of rows in a partition."""
-        query = sa.select(sa.func.count()).select_from(self._table).where(*self._conditions(partition))
+        query = sa.select(sa.func.count()).select_from(self._table).where(*self.conditions(partition))
         with self.database.engine.connect() as connection:
             return connection.execute(query).scalar_one()
 
@@ -141,7 +141,7 @@ class SourceTable:
     def present(self, partition: Partition, keys: Sequence[Key]) -> set[Key]:
         """Return those of some keys that the partition holds."""
         columns = [self._table.c[name] for name in self.key_columns]
-        query = sa.select(*columns).where(*self._conditions(partition), matches(columns, keys))
+        query = sa.select(*columns).where(*self.conditions(partition), matches(columns, keys))
         with self.database.engine.connect() as connection:
             return {tuple(row) for row in connection.execute(query)}
 
@@ -163,7 +163,7 @@ class SourceTable:
 
     def _check_key(self, partition: Partition) -> None:
         keys = [self._table.c[name] for name in self.key_columns]
-        conditions = self._conditions(partition)
+        conditions = self.conditions(partition)
         with self.database.engine.connect() as connection:
             for name, column in zip(self.key_columns, keys, strict=True):
                 if connection.execute(sa.select(column).where(*conditions, column.is_(None)).limit(1)).first():
@@ -228,15 +228,58 @@ class SourceTable:
             tuple(values[name] for name in self.key_columns), {name: _as_text(values[name]) for name in self.columns}
         )
 
-    def _conditions(self, partition: Partition) -> list[sa.ColumnElement[bool]]:
-        conditions: list[sa.ColumnElement[bool]] = []
-        if self.source.where:
-            # Not sa.text, which takes a word after a colon for a parameter.
-            conditions.append(sa.literal_column(f"({self.source.where})"))
-        for each in partition.conditions:
-            where = ColumnOf(self.source.name, each.column, self._types[each.column], self.database.dialect)
-            conditions.append(where.condition(self._table.c[each.column], each))
-        return conditions
+    def conditions(self, partition: Partition) -> list[sa.ColumnElement[bool]]:
+        """Return what a partition is in SQL, together with `where`, or raise a SourceError; see `ColumnOf`."""
+        # Not sa.text, which takes a word after a colon for a parameter.
+        where = [sa.literal_column(f"({self.source.where})")] if self.source.where else []
+        return [*where, *(self.column_of(each.column).condition(each) for each in partition.conditions)]
+
+    @property
+    def selectable(self) -> sa.FromClause:
+        """The table, with the columns that are read."""
+        return self._table
+
+    def column(self, name: str) -> sa.ColumnElement[Any]:
+        """Return one of the columns that are read, by its name."""
+        return self._table.c[name]
+
+    def column_of(self, name: str) -> ColumnOf:
+        """Return a column that the table is cut by, or whose times are compared."""
+        return ColumnOf(self.source.name, self._table.c[name], self._types[name], self.database.dialect)
+
+    def check_partitions(self, partitions: Sequence[Partition]) -> None:
+        """Raise a SourceError if the columns are not of a type that partitions like these can cut."""
+        seen: dict[tuple[str, object], str] = {}
+        for each in partitions:
+            self.conditions(each)
+            for condition in each.conditions:
+                if isinstance(condition, Equals):
+                    value = self.column_of(condition.column).value(condition.value)
+                    other = seen.setdefault((condition.column, value), condition.value)
+                    if other != condition.value:
+                        raise SourceError(
+                            f"Partitions {other!r} and {condition.value!r} are the same value of column "
+                            f"{condition.column!r}, and would hold the same rows. Leave one out."
+                        )
+
+    @retried
+    def values(self, column: str, limit: int) -> ColumnValues:
+        """Return the values that a column has in the rows of the source.
+
+        Args:
+            column: One of those that the table is cut by.
+            limit: No more of them are read; not in any order.
+        """
+        chosen = self._table.c[column]
+        query = sa.select(chosen).where(*self.conditions(Partition())).distinct().limit(limit)
+        with self.database.engine.connect() as connection:
+            found = list(connection.execute(query).scalars())
+        texts = [(self.column_of(column).text(value), value) for value in found if value is not None]
+        return ColumnValues(
+            sorted(text for text, _ in texts if text is not None),
+            [value for text, value in texts if text is None],
+            None in found,
+        )
 
 
 def _may_have_changed(value: object) -> bool:

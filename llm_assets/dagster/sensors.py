@@ -1,0 +1,296 @@
+"""Sensors over a table's source: new values of a column become partitions, and rows without answers become runs."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Union
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+
+from llm_assets.dagster.metadata import plain
+from llm_assets.dagster.partitions import (
+    DynamicPartitions,
+    MultiPartitions,
+    Partitions,
+    TimePartitions,
+    checked_zone,
+    key_problem,
+)
+from llm_assets.dagster.ranges import PARTITION, RANGE_END, RANGE_START, Range, members, ranges
+from llm_assets.dagster.table import TABLE_METADATA, TableDefinition
+from llm_assets.errors import ConfigError
+from llm_assets.pipeline import output_table_name
+from llm_assets.secrets import masked_errors
+from llm_assets.tables import Output, SourceTable, Store, Unanswered
+
+MOST_VALUES = 10_000
+"""A column with more values than this is no column to cut a table by."""
+SHOWN_VALUES = 10
+
+WHOLE_TABLE = "all"
+UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+STOPPED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+
+AssetsOfTable = Sequence[dg.AssetsDefinition | dg.AssetSpec]
+Job = Union[dg.JobDefinition, "dg.UnresolvedAssetJobDefinition"]  # Dagster names the second for type checkers only
+
+
+def build_partitions_sensor(
+    assets: AssetsOfTable,
+    *,
+    request_runs: bool = False,
+    remove_gone: bool = False,
+    job: Job | None = None,
+    name: str | None = None,
+    minimum_interval_seconds: int = 60,
+    default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.STOPPED,
+) -> dg.SensorDefinition:
+    """Return a sensor that makes a dynamic partition of every value of the partitions' column.
+
+    Rows whose column is NULL are in no partition, and neither are those with a value that Dagster cannot have as a key;
+    the tick's log names these values.
+
+    Args:
+        assets: What `build_llm_assets` returned, with `DynamicPartitions`.
+        request_runs: Ask for a run over the new partitions. Not for two dimensions: `build_unanswered_sensor` does it.
+        remove_gone: Remove partitions whose value is gone, unless the table is empty. Their answers stay in the tables:
+            they are removed when the partition is materialized, so do that before.
+        job: The job that runs them; one for just these assets if not given.
+        name: The sensor's name; `find_partitions_of_<table>` if not given.
+        minimum_interval_seconds: Seconds between two looks.
+        default_status: Whether it runs before someone switches it on.
+
+    Raises:
+        ConfigError: the table has no dynamic partitions.
+    """
+    answers, table = _of(assets)
+    in_pairs = isinstance(table.partitions, MultiPartitions)
+    dynamic = [each for each in _dimensions(table) if isinstance(each, DynamicPartitions)]
+    if not dynamic:
+        raise ConfigError(f"The table {table.source.name!r} has no DynamicPartitions, so there are none to find.")
+    if request_runs and in_pairs:
+        raise ConfigError("request_runs is for partitions by one column. For two, use build_unanswered_sensor.")
+    keys = sorted(answers.keys)
+
+    @dg.sensor(
+        name=name or f"find_partitions_of_{table.source.output_prefix}",
+        description=f"Makes a partition of every value of {', '.join(each.column for each in dynamic)}.",
+        required_resource_keys={table.source_database_key},
+        minimum_interval_seconds=minimum_interval_seconds,
+        default_status=default_status,
+        **_target(job, keys),
+    )
+    def find_partitions(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        with masked_errors():
+            source = _source(context, table, [each.column for each in dynamic])
+            found = {each: _usable_values(context, source, each.column, in_pairs) for each in dynamic}
+        requests: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
+        runs: list[dg.RunRequest] = []
+        for each, values in found.items():
+            definition = each.definition(table.source.name)
+            present = dict.fromkeys(context.instance.get_dynamic_partitions(each.set_name(table.source.name)))
+            new = [value for value in values if value not in present]
+            if new:
+                requests.append(definition.build_add_request(new))
+                if request_runs:
+                    policy = answers.backfill_policy
+                    most = policy.max_partitions_per_run if policy else 1
+                    runs += [each.request(keys) for each in ranges(new, new, two_dimensions=False, most=most)]
+            gone = present.keys() - set(values) if remove_gone and values else ()
+            if gone:
+                requests.append(definition.build_delete_request(sorted(gone)))
+        skipped = None if requests else f"{sum(map(len, found.values()))} values, each of them a partition already."
+        return dg.SensorResult(run_requests=runs, dynamic_partitions_requests=requests, skip_reason=skipped)
+
+    return find_partitions
+
+
+def _usable_values(context: dg.SensorEvaluationContext, source: SourceTable, column: str, in_pairs: bool) -> list[str]:
+    """Return the values of a column that can be partitions, and log those that cannot."""
+    found = source.values(column, MOST_VALUES + 1)
+    if len(found.texts) + len(found.others) > MOST_VALUES:
+        raise ConfigError(
+            f"The column {column!r} of {source.source.name!r} has more than {MOST_VALUES:,} values, which are too many "
+            "partitions. Choose another column, or group its values in a view."
+        )
+    problems = {text: problem for text in found.texts if (problem := key_problem(text, in_pairs))}
+    refused = [(repr(text), problem) for text, problem in problems.items()]
+    refused += [(repr(value), "as text it is another value, or none") for value in found.others]
+    for value, problem in refused[:SHOWN_VALUES]:
+        context.log.warning(f"Rows whose {column!r} is {plain(value)} are in no partition: {problem}.")
+    if len(refused) > SHOWN_VALUES:
+        context.log.warning(f"{len(refused) - SHOWN_VALUES} more values of {column!r} can be no partition.")
+    if found.has_null:
+        context.log.info(f"Rows whose {column!r} is NULL are in no partition.")
+    return [text for text in found.texts if text not in problems]
+
+
+def build_unanswered_sensor(
+    assets: AssetsOfTable,
+    *,
+    min_rows: int | None = None,
+    max_age: timedelta | None = None,
+    time_column: str | None = None,
+    timezone: str = "UTC",
+    retry_after: timedelta = timedelta(hours=1),
+    job: Job | None = None,
+    name: str | None = None,
+    minimum_interval_seconds: int = 60,
+    default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.STOPPED,
+) -> dg.SensorDefinition:
+    """Return a sensor that asks for runs when rows of the source have neither an answer nor a failure for some task.
+
+    When there are `min_rows` of them, or one is as old as `max_age`, it asks for all partitions that have any: one run
+    for partitions that follow upon each other, up to the `max_partitions_per_run` of the assets. Partitions that a run
+    works on or waits for are left out. A row whose text has changed counts as answered; a run finds it.
+
+    Looking costs one query that compares the keys of source and answers in their database. If they are in two
+    databases, or the key is not a single integer or text, all keys are read instead.
+
+    Args:
+        assets: What `build_llm_assets` returned.
+        min_rows: Ask when so many rows are unanswered; 1 if neither this nor `max_age` is given.
+        max_age: Ask when an unanswered row is this old, however few there are.
+        time_column: The column with the time of a row; that of the partitions by time if not given.
+        timezone: Of a time column that has none; the partitions' own, if it is theirs.
+        retry_after: Partitions whose run, asked for by this sensor, failed or was cancelled are left alone for so long.
+        job: The job that runs them; one for just these assets if not given.
+        name: The sensor's name; `answer_new_rows_of_<table>` if not given.
+        minimum_interval_seconds: Seconds between two looks.
+        default_status: Whether it runs before someone switches it on.
+
+    Raises:
+        ConfigError: `min_rows` or `max_age` cannot be, or there is no column to tell the age by.
+    """
+    answers, table = _of(assets)
+    if min_rows is None and max_age is None:
+        min_rows = 1
+    if min_rows is not None and min_rows < 1:
+        raise ConfigError(f"min_rows={min_rows} would ask for runs without rows. Write 1 or more.")
+    if max_age is not None and max_age < timedelta():
+        raise ConfigError(f"max_age={max_age} lies in the future. Write how old a row may become.")
+    checked_zone(timezone)
+    by_time = {each.column: each.timezone for each in _dimensions(table) if isinstance(each, TimePartitions)}
+    if max_age is not None and time_column is None:
+        if not by_time:
+            raise ConfigError("max_age needs the time of a row: set time_column to the name of its column.")
+        time_column = next(iter(by_time))
+    keys = sorted(answers.keys)
+
+    @dg.sensor(
+        name=name or f"answer_new_rows_of_{table.source.output_prefix}",
+        description=f"Asks for runs when rows of {table.source.name} are unanswered.",
+        required_resource_keys={table.database_key, table.source_database_key},
+        minimum_interval_seconds=minimum_interval_seconds,
+        default_status=default_status,
+        **_target(job, keys),
+    )
+    def answer_new_rows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        old_before = None
+        if max_age is not None and time_column is not None:
+            zone = ZoneInfo(by_time.get(time_column, timezone))
+            old_before = (time_column, datetime.now(zone) - max_age)
+        definition = table.partitions_definition
+        names: Sequence[str] = [WHOLE_TABLE]
+        if definition is not None:
+            names = definition.get_partition_keys(dynamic_partitions_store=context.instance)
+        if not names:
+            return dg.SkipReason("There is no partition yet.")
+        with masked_errors():
+            partitions = [table.partition(name) for name in names]
+            unanswered = _unanswered(context, table, [old_before[0]] if old_before else [])
+            found = unanswered.count(partitions, old_before, min_rows or 1)
+        rows, old = sum(each.rows for each in found.values()), sum(each.old for each in found.values())
+        if not (old or (min_rows is not None and rows >= min_rows)):
+            return dg.SkipReason(f"{rows} rows are unanswered, and none of them for too long.")
+        in_pairs = isinstance(table.partitions, MultiPartitions)
+        busy = _busy(context, answers, names, in_pairs, retry_after)
+        wanted = [each for each in found if each not in busy]
+        left_out = f"{rows} rows are unanswered; a run works on them, waits, or failed less than {retry_after} ago."
+        if not wanted:
+            return dg.SkipReason(left_out)
+        context.log.info(f"{sum(found[each].rows for each in wanted)} rows of {len(wanted)} partitions are unanswered.")
+        if definition is None:
+            return dg.SensorResult(run_requests=[dg.RunRequest(asset_selection=keys)])
+        most = answers.backfill_policy.max_partitions_per_run if answers.backfill_policy else 1
+        found_ranges = ranges(names, set(wanted), in_pairs, most)
+        return dg.SensorResult(run_requests=[each.request(keys) for each in found_ranges])
+
+    return answer_new_rows
+
+
+def _of(assets: AssetsOfTable) -> tuple[dg.AssetsDefinition, TableDefinition]:
+    """Return what computes the answers among a table's assets, and the table's definition."""
+    [answers] = [item for item in assets if isinstance(item, dg.AssetsDefinition) and item.is_executable]
+    [table, *_] = [spec.metadata[TABLE_METADATA] for spec in answers.specs if TABLE_METADATA in spec.metadata]
+    return answers, table
+
+
+def _target(job: Job | None, keys: Sequence[dg.AssetKey]) -> dict[str, Any]:
+    return {"job": job} if job else {"asset_selection": dg.AssetSelection.assets(*keys)}
+
+
+def _dimensions(table: TableDefinition) -> list[Partitions | None]:
+    """Return the partitions by one column that a table has: none, one or two."""
+    parts = table.partitions
+    return list(parts.dimensions.values()) if isinstance(parts, MultiPartitions) else [parts]
+
+
+def _source(context: dg.SensorEvaluationContext, table: TableDefinition, columns: Sequence[str]) -> SourceTable:
+    database = getattr(context.resources, table.source_database_key).get_database()
+    database.check()
+    return SourceTable(database, table.source, [], columns)
+
+
+def _unanswered(context: dg.SensorEvaluationContext, table: TableDefinition, columns: Sequence[str]) -> Unanswered:
+    source = _source(context, table, [*(table.partitions.columns if table.partitions else ()), *columns])
+    if table.partitions:
+        source.check_partitions(table.partitions.examples())
+    outputs = [Output(task.name, output_table_name(table.source, task), task.columns, "") for task in table.tasks]
+    schema = table.settings.output_schema
+    store = Store(getattr(context.resources, table.database_key).get_database(), source, outputs, schema)
+    return Unanswered(source, store, outputs, schema)
+
+
+def _busy(
+    context: dg.SensorEvaluationContext,
+    answers: dg.AssetsDefinition,
+    names: Sequence[str],
+    in_pairs: bool,
+    retry_after: timedelta,
+) -> set[str]:
+    """Return the partitions that a run works on or waits for, or whose run, asked for by this sensor, just failed."""
+    own = {"dagster/sensor_name": context.sensor_name}
+    since = datetime.now(UTC) - retry_after
+    runs = [
+        *context.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)),
+        *context.instance.get_runs(dg.RunsFilter(statuses=STOPPED, tags=own, updated_after=since)),
+    ]
+    busy: set[str] = set()
+    for run in runs:
+        if not _concerns(context, run, answers):
+            continue
+        if PARTITION in run.tags:
+            busy.add(run.tags[PARTITION])
+        elif RANGE_START in run.tags:
+            busy.update(members(names, Range(run.tags[RANGE_START], run.tags[RANGE_END]), in_pairs))
+        else:
+            return set(names)
+    return busy
+
+
+def _concerns(context: dg.SensorEvaluationContext, run: dg.DagsterRun, answers: dg.AssetsDefinition) -> bool:
+    """Whether a run computes some of a table's answers."""
+    if run.asset_selection is not None:
+        return not answers.keys.isdisjoint(run.asset_selection)
+    # A whole job, which is one of this code location's, or of another's and then not ours.
+    repository = context.repository_def
+    if repository is None or not repository.has_job(run.job_name):
+        return False
+    return answers.op.name in {node.name for node in repository.get_job(run.job_name).nodes}

@@ -1,0 +1,214 @@
+"""Which rows of a source have neither an answer nor a failure, by partition: what a sensor looks at every minute."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from llm_assets.records import Condition, Key, Partition, Within
+from llm_assets.tables.database import retried
+from llm_assets.tables.source import SourceTable, matches
+from llm_assets.tables.store import Output, Store
+
+COUNTED_ROWS = 100_000
+"""No more unanswered rows are looked at together. What is beyond is found when these are answered."""
+
+CONDITIONS_OF_A_QUERY = 500
+"""SQLite takes statements of a million characters at most, and a window takes eight hundred."""
+
+SURELY_WHOLE = 480
+"""Characters of a key in `llm_failures` that was surely not cut."""
+
+Moment = tuple[str, datetime]
+"""A column, and a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnansweredRows:
+    """Unanswered rows of a partition: how many, and how many of them are as old as was asked for."""
+
+    rows: int = 0
+    old: int = 0
+
+
+class Unanswered:
+    """The rows of a source that some task has neither answered nor failed at. It reads, and writes nothing.
+
+    If answers and source are in one database and one integer or text column is the key, the database compares them;
+    else keys are read and looked up in lists. A row whose text has changed since counts as answered.
+
+    Args:
+        source: The source, with the columns of its partitions, and that of `old_before`.
+        store: The output tables, which need not exist yet.
+        outputs: Those whose answers are asked for.
+        schema: Database schema of the output tables.
+    """
+
+    def __init__(self, source: SourceTable, store: Store, outputs: Sequence[Output], schema: str | None) -> None:
+        self.database = source.database
+        self._source = source
+        self._store = store
+        self._outputs = outputs
+        self._schema = schema
+
+    def count(
+        self, partitions: Sequence[Partition], old_before: Moment | None = None, at_least: int = 1
+    ) -> dict[str, UnansweredRows]:
+        """Return what is unanswered by partition key, leaving out partitions without any.
+
+        Args:
+            partitions: Where to look.
+            old_before: What makes a row an old one: a column whose time is before a moment.
+            at_least: A count that must not be missed because no more rows are looked at.
+        """
+        limit = max(COUNTED_ROWS, at_least)
+        if self._compared_by_database():
+            return self._count(partitions, old_before, self._is_open(), limit)
+        found: dict[str, UnansweredRows] = {}
+        looked_at = 0
+        for keys in self._open_keys():
+            columns = [self._source.column(name) for name in self._source.key_columns]
+            for name, more in self._count(partitions, old_before, matches(columns, keys), len(keys)).items():
+                before = found.get(name, UnansweredRows())
+                found[name] = UnansweredRows(before.rows + more.rows, before.old + more.old)
+            looked_at += len(keys)
+            if looked_at >= limit:
+                break
+        return found
+
+    def _open_keys(self) -> Iterator[list[Key]]:
+        """Yield the keys of unanswered rows, in lists, by comparing those of the source with the output tables."""
+        for rows in self._source.read(Partition()):
+            keys = [row.key for row in rows]
+            done = [self._done(output, keys) for output in self._outputs]
+            if unanswered := [key for key in keys if not all(key in each for each in done)]:
+                yield unanswered
+
+    def _done(self, output: Output, keys: Sequence[Key]) -> set[Key]:
+        done: set[Key] = set()
+        if output.table in self._existing:
+            done |= self._store.answered(output.task, keys).keys()
+        if "llm_failures" in self._existing:
+            done |= self._store.failed(output.task, keys).keys()
+        return done
+
+    @cached_property
+    def _existing(self) -> set[str]:
+        """The output tables that exist."""
+        return set(sa.inspect(self._store.database.engine).get_table_names(self._schema))
+
+    def _compared_by_database(self) -> bool:
+        kinds = self._source.key_types
+        if self.database.url != self._store.database.url or len(kinds) != 1:
+            return False
+        # Their values are in llm_failures as the database itself writes them as text.
+        if isinstance(kinds[0], sa.Integer):
+            return True
+        own_text = isinstance(kinds[0], sa.CHAR | sa.Enum | postgresql.CITEXT)
+        return isinstance(kinds[0], sa.String) and not own_text and not self._has_cut_keys()
+
+    @retried
+    def _has_cut_keys(self) -> bool:
+        """Whether a failed row has a key so long that `llm_failures` may hold only its beginning."""
+        if "llm_failures" not in self._existing:
+            return False
+        table = sa.table("llm_failures", sa.column("source"), sa.column("row_key"), schema=self._schema)
+        long = sa.func.length(table.c.row_key) >= SURELY_WHOLE
+        query = sa.select(sa.literal(1)).where(table.c.source == self._source.source.name, long).limit(1)
+        with self.database.engine.connect() as connection:
+            return connection.execute(query).first() is not None
+
+    def _is_open(self) -> sa.ColumnElement[bool]:
+        """The condition that some task has neither answered a row nor failed at it."""
+        [name] = self._source.key_columns
+        key = self._source.column(name)
+        each = []
+        for output in self._outputs:
+            conditions: list[sa.ColumnElement[bool]] = [sa.true()]
+            if output.table in self._existing:
+                answers = sa.table(output.table, sa.column(name), schema=self._schema).alias(f"answers_{output.task}")
+                conditions.append(~sa.exists().where(answers.c[name] == key))
+            if "llm_failures" in self._existing:
+                columns = [sa.column(column) for column in ("source", "task", "row_key")]
+                failures = sa.table("llm_failures", *columns, schema=self._schema).alias(f"failures_{output.task}")
+                conditions.append(
+                    ~sa.exists().where(
+                        failures.c.source == self._source.source.name,
+                        failures.c.task == output.task,
+                        failures.c.row_key == sa.cast(key, sa.Text),
+                    )
+                )
+            each.append(sa.and_(*conditions))
+        return sa.or_(*each)
+
+    def _count(
+        self, partitions: Sequence[Partition], old_before: Moment | None, where: sa.ColumnElement[bool], limit: int
+    ) -> dict[str, UnansweredRows]:
+        found: dict[str, UnansweredRows] = {}
+        for some in _with_few_conditions(partitions):
+            found |= self._count_some(some, old_before, where, limit)
+        return found
+
+    @retried
+    def _count_some(
+        self, partitions: Sequence[Partition], old_before: Moment | None, where: sa.ColumnElement[bool], limit: int
+    ) -> dict[str, UnansweredRows]:
+        names = {each.conditions: each.key for each in partitions}
+        choices = [list(dict.fromkeys(choice)) for choice in zip(*names, strict=True)]
+        places = [self._place(choice).label(f"place_{number}") for number, choice in enumerate(choices)]
+        old = sa.false() if old_before is None else self._source.column_of(old_before[0]).before(old_before[1])
+        query = sa.select(*places, sa.case((old, 1), else_=0).label("old"))
+        rows = (
+            query.select_from(self._source.selectable)
+            .where(*self._source.conditions(Partition()), where)
+            .limit(limit)
+            .subquery()
+        )
+        by = [rows.c[place.name] for place in places]
+        counted = sa.select(*by, sa.func.count(), sa.func.sum(rows.c.old)).select_from(rows).group_by(*by)
+        found = {}
+        with self.database.engine.connect() as connection:
+            for *numbers, count, count_old in connection.execute(counted):
+                if count and None not in numbers:
+                    met = tuple(choice[number] for choice, number in zip(choices, numbers, strict=True))
+                    if met in names:
+                        found[names[met]] = UnansweredRows(count, int(count_old))
+        return found
+
+    def _place(self, choice: Sequence[Condition]) -> sa.ColumnElement[Any]:
+        """Which of some conditions on one column a row meets, by its number; NULL for none."""
+        column = self._source.column_of(choice[0].column)
+        number = [sa.literal_column(str(index)) for index in range(len(choice))]
+        windows = [(each.start, each, index) for index, each in enumerate(choice) if isinstance(each, Within)]
+        if not windows:
+            whens = [(column.condition(each), number[index]) for index, each in enumerate(choice)]
+            return sa.case(*whens, else_=sa.null())
+        windows.sort(key=lambda window: window[0])
+
+        # Halved again and again, so that a row is compared with few of many windows.
+        def among(first: int, last: int) -> sa.ColumnElement[Any]:
+            middle = (first + last) // 2
+            start, window, index = windows[middle]
+            if first == middle:
+                return sa.case((column.condition(window), number[index]), else_=sa.null())
+            return sa.case((column.before(start), among(first, middle)), else_=among(middle, last))
+
+        return among(0, len(windows))
+
+
+def _with_few_conditions(partitions: Sequence[Partition]) -> Iterator[list[Partition]]:
+    """Yield the partitions in lists that a statement has room for."""
+    some: list[Partition] = []
+    conditions: set[Condition] = set()
+    for each in partitions:
+        if len(conditions.union(each.conditions)) > CONDITIONS_OF_A_QUERY:
+            yield some
+            some, conditions = [], set()
+        some.append(each)
+        conditions.update(each.conditions)
+    if some:
+        yield some

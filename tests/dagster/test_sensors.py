@@ -1,0 +1,465 @@
+"""The sensors, evaluated on real instances and databases, and once by a real daemon's tick."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from llm_assets.dagster import (
+    DatabaseResource,
+    DummyEngineResource,
+    DynamicPartitions,
+    MultiPartitions,
+    StaticPartitions,
+    TimePartitions,
+    build_llm_assets,
+    build_partitions_sensor,
+    build_unanswered_sensor,
+)
+from llm_assets.dagster.local import prepare_instance
+from llm_assets.dagster.partitions import LONGEST_KEY, Partitions
+from llm_assets.dagster.ranges import RANGE_END, RANGE_START
+from llm_assets.errors import ConfigError, LLMAssetsError
+from llm_assets.pipeline import PipelineSettings
+from llm_assets.tables import Source
+from llm_assets.tasks import Task
+from tests.tables.shop import NOTE, SENTIMENT, Shop
+
+COUNTRIES = DynamicPartitions(column="country")
+DAYS = TimePartitions(column="at", start="2026-11-01", end="2026-11-08")
+BY_COUNTRY = StaticPartitions(column="country", values=("de", "fr", "it"))
+PAIRS = MultiPartitions(dimensions={"country": BY_COUNTRY, "day": DAYS})
+
+Row = tuple[int, str | None, str | None]
+
+
+class Table:
+    """A table of messages (id, country, at, text) with assets, and an instance that remembers their runs."""
+
+    def __init__(self, shop: Shop, instance: dg.DagsterInstance) -> None:
+        self.shop = shop
+        self.instance = instance
+        shop.execute("CREATE TABLE messages (id INTEGER PRIMARY KEY, country TEXT, at TIMESTAMP, text TEXT)")
+        self.resources: dict[str, Any] = {"database": DatabaseResource(url=shop.url), "engine": DummyEngineResource()}
+
+    def assets(
+        self, partitions: Partitions | None = None, tasks: Sequence[Task] = (SENTIMENT,), **options: Any
+    ) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+        return build_llm_assets(Source(table="messages"), tasks, partitions, **options)
+
+    def add(self, *rows: Row) -> None:
+        """Add rows of id, country and time of 2026-11, such as 03 10:00."""
+        self.shop.insert(
+            "messages",
+            [{"id": i, "country": c, "at": at and f"2026-11-{at}:00", "text": f"text {i}"} for i, c, at in rows],
+        )
+
+    def tick(self, sensor: dg.SensorDefinition, assets: Sequence[Any]) -> Any:
+        """Evaluate a sensor as its code location's."""
+        definitions = dg.Definitions(assets=assets, sensors=[sensor], resources=self.resources)
+        repository = definitions.get_repository_def()
+        found = repository.get_sensor_def(sensor.name)
+        with dg.build_sensor_context(
+            instance_ref=self.instance.get_ref() if self.instance.is_persistent else None,
+            instance=None if self.instance.is_persistent else self.instance,
+            repository_def=repository,
+            resources={name: self.resources[name] for name in found.required_resource_keys},
+            sensor_name=sensor.name,
+        ) as context:
+            result = found.evaluate_tick(context)
+        for request in result.dynamic_partitions_requests or ():
+            if isinstance(request, dg.AddDynamicPartitionsRequest):
+                self.instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
+            else:
+                for key in request.partition_keys:
+                    self.instance.delete_dynamic_partition(request.partitions_def_name, key)
+        return result
+
+    def run(self, assets: Sequence[Any], request: dg.RunRequest | None = None, **options: Any) -> bool:
+        """Do what a request asks for."""
+        if request is not None:
+            options |= {"partition_key": request.partition_key, "tags": request.tags}
+        done = dg.materialize(assets, resources=self.resources, instance=self.instance, raise_on_error=False, **options)
+        return done.success
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def table(shop: Shop, instance: dg.DagsterInstance) -> Table:
+    return Table(shop, instance)
+
+
+def spans(result: Any) -> list[str | tuple[str, str]]:
+    """Return the partitions of each requested run: one, or a range."""
+    requests = result.run_requests or ()
+    return [each.partition_key or (each.tags[RANGE_START], each.tags[RANGE_END]) for each in requests]
+
+
+def reason(result: Any) -> str:
+    assert not result.run_requests
+    return result.skip_message
+
+
+def test_new_values_become_partitions_and_old_ones_stay(table: Table) -> None:
+    assets = table.assets(COUNTRIES)
+    sensor = build_partitions_sensor(assets)
+    table.tick(sensor, assets)
+    assert table.instance.get_dynamic_partitions("messages_country") == []
+    table.add((1, "de", None), (2, "fr", None), (3, "de", None), (4, None, None))
+    assert not table.tick(sensor, assets).run_requests
+    assert sorted(table.instance.get_dynamic_partitions("messages_country")) == ["de", "fr"]
+    table.shop.execute("DELETE FROM messages WHERE country = 'fr'")
+    table.add((5, "it", None))
+    table.tick(sensor, assets)
+    assert sorted(table.instance.get_dynamic_partitions("messages_country")) == ["de", "fr", "it"]
+    assert reason(table.tick(sensor, assets)) == "2 values, each of them a partition already."
+
+
+def test_values_that_are_gone_are_removed_if_asked_but_not_with_the_whole_table(table: Table) -> None:
+    assets = table.assets(COUNTRIES)
+    sensor = build_partitions_sensor(assets, remove_gone=True)
+    table.add((1, "de", None), (2, "fr", None))
+    table.tick(sensor, assets)
+    table.shop.execute("DELETE FROM messages WHERE country = 'fr'")
+    table.tick(sensor, assets)
+    assert table.instance.get_dynamic_partitions("messages_country") == ["de"]
+    table.shop.execute("DELETE FROM messages")
+    table.tick(sensor, assets)
+    assert table.instance.get_dynamic_partitions("messages_country") == ["de"]
+
+
+def test_a_dynamic_partition_holds_the_rows_with_its_value(table: Table) -> None:
+    assets = table.assets(COUNTRIES)
+    table.add((1, "de", None), (2, "fr", None), (3, "de", None), (4, None, None))
+    table.tick(build_partitions_sensor(assets), assets)
+    assert table.run(assets, partition_key="de")
+    assert table.shop.rows("SELECT id, partition_key FROM messages_sentiment ORDER BY id") == [(1, "de"), (3, "de")]
+
+
+def test_new_partitions_are_run_in_one_run(table: Table, tmp_path: Path) -> None:
+    assets = table.assets(COUNTRIES)
+    # Of an ephemeral instance, Dagster does not find the partitions that a tick adds.
+    with dg.DagsterInstance.from_config(str(prepare_instance(tmp_path / "dagster"))) as table.instance:
+        check_new_partitions_are_run_in_one_run(table, assets)
+
+
+def check_new_partitions_are_run_in_one_run(table: Table, assets: Sequence[Any]) -> None:
+    sensor = build_partitions_sensor(assets, request_runs=True)
+    table.add((1, "it", None), (2, "fr", None))
+    [request] = table.tick(sensor, assets).run_requests or ()
+    assert table.run(assets, request)
+    assert table.shop.column("SELECT id FROM messages_sentiment ORDER BY id") == [1, 2]
+    table.add((3, "be", None))
+    assert spans(table.tick(sensor, assets)) == ["be"]
+    assert not table.tick(sensor, assets).run_requests
+
+
+HOSTILE = ["", "a...b", "a\nb", "a\tb", "x" * (LONGEST_KEY + 1)]
+ODD = [" ", "it's", "50%", "Ünïcode 🦓", "'; DROP TABLE messages; --", "a,b", "a|b", "[a]", "NULL", "x" * LONGEST_KEY]
+
+
+def test_values_that_no_key_can_hold_are_logged_and_all_others_are_partitions(
+    table: Table, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assets = table.assets(COUNTRIES)
+    table.add(*((number, value, None) for number, value in enumerate([*HOSTILE, *ODD])))
+    table.tick(build_partitions_sensor(assets), assets)
+    logged = capsys.readouterr().err
+    found = table.instance.get_dynamic_partitions("messages_country")
+    assert sorted(found) == sorted(ODD)
+    for start in ("Rows whose 'country' is '' are in no partition: it is empty", "Rows whose 'country' is 'a...b' are"):
+        assert start in logged
+    assert logged.count("are in no partition") == len(HOSTILE)
+    for number, value in enumerate(ODD, start=len(HOSTILE)):
+        assert table.run(assets, partition_key=value)
+        assert (number, value) in table.shop.rows("SELECT id, partition_key FROM messages_sentiment")
+    assert table.shop.column("SELECT COUNT(*) FROM messages_sentiment") == [len(ODD)]
+
+
+def test_in_two_dimensions_values_with_the_signs_of_pairs_are_left_out(
+    table: Table, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assets = table.assets(MultiPartitions(dimensions={"country": COUNTRIES, "day": DAYS}))
+    table.add(*((number, value, "01 10:00") for number, value in enumerate(["a|b", "a,b", "[a", "de"])))
+    table.tick(build_partitions_sensor(assets), assets)
+    assert table.instance.get_dynamic_partitions("messages_country") == ["de"]
+    assert "Dagster has no '|' in a partition key of two dimensions" in capsys.readouterr().err
+    assert table.run(assets, partition_key="de|2026-11-01")
+    assert table.shop.rows("SELECT id, partition_key FROM messages_sentiment") == [(3, "de|2026-11-01")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "keys"),
+    [
+        ("INTEGER", [7, -1, 0], ["-1", "0", "7"]),
+        ("BIGINT", [2**40], ["1099511627776"]),
+        ("DOUBLE PRECISION", [0.1, 2.0], ["0.1", "2.0"]),
+        ("NUMERIC(6,2)", [2.5], {"sqlite": ["2.5"], "postgresql": ["2.50"]}),
+        ("DATE", ["2026-11-01"], ["2026-11-01"]),
+        ("BOOLEAN", [True, False], {"sqlite": ["0", "1"], "postgresql": ["false", "true"]}),
+    ],
+)
+def test_values_of_every_type_find_their_rows_again(
+    shop: Shop, instance: dg.DagsterInstance, kind: str, values: list[object], keys: Any
+) -> None:
+    table = Table(shop, instance)
+    shop.execute("DROP TABLE messages", f"CREATE TABLE messages (id INTEGER PRIMARY KEY, country {kind}, text TEXT)")
+    shop.insert("messages", [{"id": i, "country": value, "text": "x"} for i, value in enumerate(values)])
+    assets = table.assets(COUNTRIES)
+    table.tick(build_partitions_sensor(assets), assets)
+    expected = keys[shop.database.dialect] if isinstance(keys, dict) else keys
+    assert sorted(instance.get_dynamic_partitions("messages_country")) == expected
+    for key in expected:
+        assert table.run(assets, partition_key=key)
+    assert shop.column("SELECT id FROM messages_sentiment ORDER BY id") == list(range(len(values)))
+
+
+def test_a_column_with_too_many_values_is_refused(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm_assets.dagster.sensors.MOST_VALUES", 3)
+    assets = table.assets(COUNTRIES)
+    table.add(*((number, f"country {number}", None) for number in range(4)))
+    with pytest.raises(LLMAssetsError, match="'country' of 'messages' has more than 3 values, which are too many"):
+        table.tick(build_partitions_sensor(assets), assets)
+
+
+def test_a_column_that_vanished_is_named(table: Table) -> None:
+    assets = table.assets(COUNTRIES)
+    table.shop.execute("ALTER TABLE messages RENAME COLUMN country TO land")
+    with pytest.raises(LLMAssetsError, match="Table 'messages' has no column 'country', which the partitions name"):
+        table.tick(build_partitions_sensor(assets), assets)
+
+
+def test_a_sensor_for_partitions_needs_dynamic_ones(table: Table) -> None:
+    with pytest.raises(ConfigError, match="'messages' has no DynamicPartitions"):
+        build_partitions_sensor(table.assets(DAYS))
+    pairs = table.assets(MultiPartitions(dimensions={"country": COUNTRIES, "day": DAYS}))
+    with pytest.raises(ConfigError, match="request_runs is for partitions by one column"):
+        build_partitions_sensor(pairs, request_runs=True)
+
+
+def test_a_run_is_asked_for_until_every_row_is_answered_or_failed(table: Table) -> None:
+    assets = table.assets()
+    sensor = build_unanswered_sensor(assets)
+    assert reason(table.tick(sensor, assets)) == "0 rows are unanswered, and none of them for too long."
+    table.add((1, None, None), (2, None, None))
+    table.shop.execute("INSERT INTO messages (id, text) VALUES (3, '')")
+    [request] = table.tick(sensor, assets).run_requests or ()
+    assert request.asset_selection == [dg.AssetKey("messages_sentiment")]
+    assert table.run(assets, request)
+    assert table.shop.column("SELECT row_key FROM llm_failures") == ["3"]
+    assert reason(table.tick(sensor, assets)).startswith("0 rows are unanswered")
+    table.add((4, None, None))
+    assert len(table.tick(sensor, assets).run_requests or ()) == 1
+
+
+def test_few_rows_wait_for_more(table: Table) -> None:
+    assets = table.assets()
+    sensor = build_unanswered_sensor(assets, min_rows=3)
+    table.add((1, None, None), (2, None, None))
+    assert reason(table.tick(sensor, assets)) == "2 rows are unanswered, and none of them for too long."
+    table.add((3, None, None))
+    assert len(table.tick(sensor, assets).run_requests or ()) == 1
+
+
+@pytest.mark.parametrize("partitions", [None, DAYS], ids=["whole", "daily"])
+def test_a_row_that_has_become_old_does_not_wait(table: Table, partitions: TimePartitions | None) -> None:
+    assets = table.assets(partitions)
+    age = datetime.now(UTC) - datetime(2026, 11, 3, 12, tzinfo=UTC)
+    table.add((1, None, "03 13:00"), (2, None, "05 10:00"))
+    arguments: dict[str, Any] = {"min_rows": 10, "max_age": age, "time_column": "at"}
+    assert reason(table.tick(build_unanswered_sensor(assets, **arguments), assets)).startswith("2 rows are unanswered")
+    arguments["max_age"] = age - timedelta(hours=2)
+    found = table.tick(build_unanswered_sensor(assets, **arguments), assets).run_requests or ()
+    assert [each.partition_key for each in found] == ([None] if partitions is None else ["2026-11-03", "2026-11-05"])
+
+
+def test_partitions_that_follow_upon_each_other_are_one_run(table: Table) -> None:
+    assets = table.assets(DAYS)
+    table.add(*((day, None, f"0{day} 10:00") for day in (1, 2, 3, 5, 7)))
+    table.shop.execute(
+        "INSERT INTO messages (id, at, text) VALUES (99, '2026-12-24', 'in no partition'), (98, NULL, '')"
+    )
+    requests = table.tick(build_unanswered_sensor(assets), assets)
+    assert spans(requests) == [("2026-11-01", "2026-11-03"), "2026-11-05", "2026-11-07"]
+    for request in requests.run_requests or ():
+        assert table.run(assets, request)
+    assert table.shop.column("SELECT id FROM messages_sentiment ORDER BY id") == [1, 2, 3, 5, 7]
+    assert reason(table.tick(build_unanswered_sensor(assets), assets)).startswith("0 rows are unanswered")
+
+
+def test_pairs_are_asked_for_in_rectangles(table: Table) -> None:
+    assets = table.assets(PAIRS)
+    days = range(1, 8)
+    table.add(*((10 * day + number, c, f"0{day} 10:00") for number, c in enumerate(("de", "fr", "it")) for day in days))
+    sensor = build_unanswered_sensor(assets)
+    [request] = table.tick(sensor, assets).run_requests or ()
+    assert spans(table.tick(sensor, assets)) == [("de|2026-11-01", "it|2026-11-07")]
+    assert table.run(assets, request)
+    assert table.shop.column("SELECT COUNT(DISTINCT partition_key) FROM messages_sentiment") == [21]
+    table.shop.execute("DELETE FROM messages_sentiment WHERE id IN (20, 21, 30, 31, 72)")
+    found = table.tick(sensor, assets)
+    assert spans(found) == [("de|2026-11-02", "fr|2026-11-03"), "it|2026-11-07"]
+    for request in found.run_requests or ():
+        assert table.run(assets, request)
+    assert reason(table.tick(sensor, assets)).startswith("0 rows are unanswered")
+
+
+def unfinished_run(table: Table, assets: Sequence[Any], partition: str | None = None, **tags: str) -> dg.DagsterRun:
+    """Put a run into the instance that has not begun."""
+    [answers] = [each for each in assets if isinstance(each, dg.AssetsDefinition)]
+    job = dg.Definitions(assets=assets, resources=table.resources).resolve_implicit_global_asset_job_def()
+    all_tags = {**tags, **({"dagster/partition": partition} if partition else {})}
+    return table.instance.create_run_for_job(job, asset_selection=answers.keys, tags=all_tags)
+
+
+def test_partitions_of_unfinished_runs_are_not_asked_for_again(table: Table) -> None:
+    assets = table.assets(DAYS)
+    sensor = build_unanswered_sensor(assets)
+    table.add(*((day, None, f"0{day} 10:00") for day in (1, 2, 3, 4, 5)))
+    unfinished_run(table, assets, "2026-11-01")
+    unfinished_run(table, assets, **{RANGE_START: "2026-11-03", RANGE_END: "2026-11-04"})
+    assert spans(table.tick(sensor, assets)) == ["2026-11-02", "2026-11-05"]
+    unfinished_run(table, assets)
+    assert "a run works on them" in reason(table.tick(sensor, assets))
+
+
+def test_unfinished_runs_of_other_tables_do_no_harm(table: Table) -> None:
+    table.shop.add(["x"])
+    others = build_llm_assets(Source(table="reviews"), [SENTIMENT])
+    assets = table.assets()
+    table.add((1, None, None))
+    unfinished_run(table, others)
+    assert len(table.tick(build_unanswered_sensor(assets), assets).run_requests or ()) == 1
+    unfinished_run(table, assets)
+    assert "a run works on them" in reason(table.tick(build_unanswered_sensor(assets), assets))
+
+
+def test_a_failed_run_is_tried_again_after_a_while_only(table: Table) -> None:
+    assets = table.assets(DAYS)
+    table.add((1, None, "01 10:00"), (2, None, "02 10:00"))
+    sensor = build_unanswered_sensor(assets)
+    run = unfinished_run(table, assets, "2026-11-01", **{"dagster/sensor_name": sensor.name})
+    table.instance.report_run_failed(run)
+    assert spans(table.tick(sensor, assets)) == ["2026-11-02"]
+    impatient = build_unanswered_sensor(assets, retry_after=timedelta(0))
+    assert spans(table.tick(impatient, assets)) == [("2026-11-01", "2026-11-02")]
+
+
+def test_a_run_takes_no_more_partitions_than_the_assets_allow(table: Table) -> None:
+    [source, answers] = table.assets(DAYS)
+    assert isinstance(answers, dg.AssetsDefinition)
+    answers = answers.with_attributes(backfill_policy=dg.BackfillPolicy.multi_run(2))
+    table.add(*((day, None, f"0{day} 10:00") for day in (1, 2, 3)))
+    found = table.tick(build_unanswered_sensor([source, answers]), [source, answers])
+    assert spans(found) == [("2026-11-01", "2026-11-02"), "2026-11-03"]
+
+
+def test_a_row_is_unanswered_while_one_task_has_no_answer(table: Table) -> None:
+    table.add((1, None, None))
+    assert table.run(table.assets())
+    both = table.assets(tasks=[SENTIMENT, NOTE])
+    sensor = build_unanswered_sensor(both)
+    assert len(table.tick(sensor, both).run_requests or ()) == 1
+    assert table.run(both)
+    assert reason(table.tick(sensor, both)).startswith("0 rows")
+
+
+def test_answers_in_another_database_are_found(table: Table, tmp_path: Path) -> None:
+    table.resources["answers"] = DatabaseResource(url=f"sqlite:///{tmp_path / 'answers.db'}")
+    options = {"database_key": "answers", "source_database_key": "database"}
+    assets = table.assets(DAYS, **options)
+    sensor = build_unanswered_sensor(assets)
+    table.add((1, None, "01 10:00"), (2, None, "04 10:00"))
+    assert spans(table.tick(sensor, assets)) == ["2026-11-01", "2026-11-04"]
+    assert table.run(assets, partition_key="2026-11-01")
+    assert spans(table.tick(sensor, assets)) == ["2026-11-04"]
+
+
+def test_a_sensor_reads_and_makes_no_table(table: Table) -> None:
+    assets = table.assets(settings=PipelineSettings())
+    table.add((1, None, None))
+    table.tick(build_unanswered_sensor(assets), assets)
+    with pytest.raises(Exception, match="llm_failures"):
+        table.shop.rows("SELECT * FROM llm_failures")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"min_rows": 0}, "min_rows=0 would ask for runs without rows"),
+        ({"max_age": timedelta(hours=-1)}, "lies in the future"),
+        ({"max_age": timedelta(hours=1)}, "max_age needs the time of a row: set time_column"),
+        ({"timezone": "Mars"}, "There is no time zone 'Mars'"),
+    ],
+)
+def test_settings_of_a_sensor_that_cannot_be_are_refused(table: Table, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_unanswered_sensor(table.assets(), **arguments)
+
+
+LOCATION = """
+import dagster as dg
+from llm_assets.dagster import *
+from llm_assets.tables import Source
+from llm_assets.tasks import Classify
+
+assets = build_llm_assets(
+    Source(table="messages"),
+    [Classify(name="sentiment", labels=("positive", "negative"))],
+    DynamicPartitions(column="country"),
+)
+running = {{"default_status": dg.DefaultSensorStatus.RUNNING, "minimum_interval_seconds": 1}}
+defs = dg.Definitions(
+    assets=assets,
+    sensors=[build_partitions_sensor(assets, **running), build_unanswered_sensor(assets, **running)],
+    resources={{"database": DatabaseResource(url={url!r}), "engine": DummyEngineResource()}},
+)
+"""
+
+
+def test_a_daemon_finds_values_and_has_their_rows_answered(tmp_path: Path, sqlite_url: str) -> None:
+    shop = Shop(sqlite_url)
+    shop.execute("CREATE TABLE messages (id INTEGER PRIMARY KEY, country TEXT, text TEXT)")
+    rows = [("de", "a"), ("fr", "b"), ("it", "c"), (None, "d"), ("de", "")]
+    shop.insert("messages", [{"id": i, "country": country, "text": text} for i, (country, text) in enumerate(rows)])
+    (tmp_path / "location.py").write_text(LOCATION.format(url=sqlite_url))
+    home = prepare_instance(tmp_path / "dagster")
+    command = [sys.executable, "-m", "dagster._daemon", "run", "-f", str(tmp_path / "location.py")]
+    environment = {**os.environ, "DAGSTER_HOME": str(home)}
+    with (tmp_path / "log").open("w") as log:
+        daemon = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline and not answered(shop, 3):
+            assert daemon.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(1)
+    finally:
+        os.killpg(daemon.pid, signal.SIGTERM)
+        daemon.wait(60)
+    found = shop.rows("SELECT id, partition_key FROM messages_sentiment ORDER BY id")
+    assert found == [(0, "de"), (1, "fr"), (2, "it")], (tmp_path / "log").read_text()
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        [run] = instance.get_runs()
+    assert (run.tags[RANGE_START], run.tags[RANGE_END]) == ("de", "it")
+
+
+def answered(shop: Shop, rows: int) -> bool:
+    """Whether so many rows have an answer, and the run that gave them is at its end."""
+    try:
+        return shop.rows("SELECT SUM(rows_answered) FROM llm_throughput WHERE status = 'complete'") == [(rows,)]
+    except OperationalError:
+        return False
