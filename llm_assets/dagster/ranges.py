@@ -66,6 +66,11 @@ def ranges(keys: Sequence[str], wanted: Collection[str], two_dimensions: bool, m
     return [Range(key(each.first_row, each.first), key(each.last_row, each.last)) for each in sorted(done)]
 
 
+def most_partitions(answers: dg.AssetsDefinition) -> int | None:
+    """Return how many partitions one run of some assets takes at most; None if it takes them all."""
+    return answers.backfill_policy.max_partitions_per_run if answers.backfill_policy else 1
+
+
 def members(keys: Sequence[str], taken: Range, two_dimensions: bool) -> list[str]:
     """Return the keys in a range; of an end that is no key any more, none."""
     pairs = _pairs(keys, two_dimensions)

@@ -1,25 +1,26 @@
 """Sensors over a table's source: new values of a column become partitions, and rows without answers become runs."""
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Union
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from llm_assets.dagster.metadata import plain
+from llm_assets.dagster.metadata import PREFIX, plain
 from llm_assets.dagster.partitions import (
     DynamicPartitions,
     MultiPartitions,
-    Partitions,
     TimePartitions,
     checked_zone,
     key_problem,
 )
-from llm_assets.dagster.ranges import PARTITION, RANGE_END, RANGE_START, Range, members, ranges
-from llm_assets.dagster.table import TABLE_METADATA, TableDefinition
+from llm_assets.dagster.ranges import PARTITION, RANGE_END, RANGE_START, Range, members, most_partitions, ranges
+from llm_assets.dagster.table import AssetsOfTable, Job, TableDefinition, assets_of
 from llm_assets.errors import ConfigError
 from llm_assets.pipeline import output_table_name
+from llm_assets.records import Partition
 from llm_assets.secrets import masked_errors
 from llm_assets.tables import Output, SourceTable, Store, Unanswered
 
@@ -36,9 +37,6 @@ UNFINISHED = [
     dg.DagsterRunStatus.CANCELING,
 ]
 STOPPED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
-
-AssetsOfTable = Sequence[dg.AssetsDefinition | dg.AssetSpec]
-Job = Union[dg.JobDefinition, "dg.UnresolvedAssetJobDefinition"]  # Dagster names the second for type checkers only
 
 
 def build_partitions_sensor(
@@ -69,9 +67,9 @@ def build_partitions_sensor(
     Raises:
         ConfigError: the table has no dynamic partitions.
     """
-    answers, table = _of(assets)
+    answers, table = assets_of(assets)
     in_pairs = isinstance(table.partitions, MultiPartitions)
-    dynamic = [each for each in _dimensions(table) if isinstance(each, DynamicPartitions)]
+    dynamic = [each for each in table.dimensions if isinstance(each, DynamicPartitions)]
     if not dynamic:
         raise ConfigError(f"The table {table.source.name!r} has no DynamicPartitions, so there are none to find.")
     if request_runs and in_pairs:
@@ -84,7 +82,7 @@ def build_partitions_sensor(
         required_resource_keys={table.source_database_key},
         minimum_interval_seconds=minimum_interval_seconds,
         default_status=default_status,
-        **_target(job, keys),
+        target=job or dg.AssetSelection.assets(*keys),
     )
     def find_partitions(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         with masked_errors():
@@ -99,9 +97,8 @@ def build_partitions_sensor(
             if new:
                 requests.append(definition.build_add_request(new))
                 if request_runs:
-                    policy = answers.backfill_policy
-                    most = policy.max_partitions_per_run if policy else 1
-                    runs += [each.request(keys) for each in ranges(new, new, two_dimensions=False, most=most)]
+                    chosen = ranges(new, new, two_dimensions=False, most=most_partitions(answers))
+                    runs += [each.request(keys) for each in chosen]
             gone = present.keys() - set(values) if remove_gone and values else ()
             if gone:
                 requests.append(definition.build_delete_request(sorted(gone)))
@@ -168,7 +165,7 @@ def build_unanswered_sensor(
     Raises:
         ConfigError: `min_rows` or `max_age` cannot be, or there is no column to tell the age by.
     """
-    answers, table = _of(assets)
+    answers, table = assets_of(assets)
     if min_rows is None and max_age is None:
         min_rows = 1
     if min_rows is not None and min_rows < 1:
@@ -176,7 +173,7 @@ def build_unanswered_sensor(
     if max_age is not None and max_age < timedelta():
         raise ConfigError(f"max_age={max_age} lies in the future. Write how old a row may become.")
     checked_zone(timezone)
-    by_time = {each.column: each.timezone for each in _dimensions(table) if isinstance(each, TimePartitions)}
+    by_time = {each.column: each.timezone for each in table.dimensions if isinstance(each, TimePartitions)}
     if max_age is not None and time_column is None:
         if not by_time:
             raise ConfigError("max_age needs the time of a row: set time_column to the name of its column.")
@@ -189,7 +186,7 @@ def build_unanswered_sensor(
         required_resource_keys={table.database_key, table.source_database_key},
         minimum_interval_seconds=minimum_interval_seconds,
         default_status=default_status,
-        **_target(job, keys),
+        target=job or dg.AssetSelection.assets(*keys),
     )
     def answer_new_rows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         old_before = None
@@ -218,28 +215,59 @@ def build_unanswered_sensor(
         context.log.info(f"{sum(found[each].rows for each in wanted)} rows of {len(wanted)} partitions are unanswered.")
         if definition is None:
             return dg.SensorResult(run_requests=[dg.RunRequest(asset_selection=keys)])
-        most = answers.backfill_policy.max_partitions_per_run if answers.backfill_policy else 1
-        found_ranges = ranges(names, set(wanted), in_pairs, most)
-        return dg.SensorResult(run_requests=[each.request(keys) for each in found_ranges])
+        chosen = ranges(names, set(wanted), in_pairs, most_partitions(answers))
+        return dg.SensorResult(run_requests=[each.request(keys) for each in chosen])
 
     return answer_new_rows
 
 
-def _of(assets: AssetsOfTable) -> tuple[dg.AssetsDefinition, TableDefinition]:
-    """Return what computes the answers among a table's assets, and the table's definition."""
-    [answers] = [item for item in assets if isinstance(item, dg.AssetsDefinition) and item.is_executable]
-    [table, *_] = [spec.metadata[TABLE_METADATA] for spec in answers.specs if TABLE_METADATA in spec.metadata]
-    return answers, table
+def build_source_sensor(
+    assets: AssetsOfTable,
+    *,
+    column: str | None = None,
+    name: str | None = None,
+    minimum_interval_seconds: int = 300,
+    default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.STOPPED,
+) -> dg.SensorDefinition:
+    """Return a sensor that records an event of the source table's asset when the table has changed.
 
+    Assets with the automation `eager` wait for that. Leave it out if another asset makes the table: its events count.
+    A change is another number of rows, or another largest value of the column.
 
-def _target(job: Job | None, keys: Sequence[dg.AssetKey]) -> dict[str, Any]:
-    return {"job": job} if job else {"asset_selection": dg.AssetSelection.assets(*keys)}
+    Args:
+        assets: What `build_llm_assets` returned.
+        column: One whose largest value tells of a change, such as updated_at; that of the partitions by time if not
+            given. With an index on it, looking is quick but for the count.
+        name: The sensor's name; `watch_<table>` if not given.
+        minimum_interval_seconds: Seconds between two looks.
+        default_status: Whether it runs before someone switches it on.
+    """
+    _, table = assets_of(assets)
+    time = table.partitions_by_time
+    watched = column or (time.column if time else None)
 
+    @dg.sensor(
+        name=name or f"watch_{table.source.output_prefix}",
+        description=f"Records when the table {table.source.name} has changed.",
+        required_resource_keys={table.source_database_key},
+        minimum_interval_seconds=minimum_interval_seconds,
+        default_status=default_status,
+    )
+    def watch(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        with masked_errors():
+            source = _source(context, table, [watched] if watched else [])
+            rows = source.count(Partition())
+            largest = plain(source.largest(watched)) if watched and rows else None
+        state = json.dumps([rows, largest])
+        if state == context.cursor:
+            return dg.SkipReason(f"Unchanged: {rows} rows" + (f", {watched} to {largest}." if watched else "."))
+        metadata: dict[str, Any] = {"dagster/row_count": rows}
+        if largest is not None:
+            metadata[f"{PREFIX}{watched}"] = largest
+        event = dg.AssetMaterialization(table.source_asset, metadata=metadata)
+        return dg.SensorResult(asset_events=[event], cursor=state)
 
-def _dimensions(table: TableDefinition) -> list[Partitions | None]:
-    """Return the partitions by one column that a table has: none, one or two."""
-    parts = table.partitions
-    return list(parts.dimensions.values()) if isinstance(parts, MultiPartitions) else [parts]
+    return watch
 
 
 def _source(context: dg.SensorEvaluationContext, table: TableDefinition, columns: Sequence[str]) -> SourceTable:

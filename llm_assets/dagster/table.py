@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Union
 
 import dagster as dg
 
-from llm_assets.dagster.partitions import Partitions
+from llm_assets.dagster.partitions import MultiPartitions, Partitions, TimePartitions
 from llm_assets.pipeline import Pipeline, PipelineSettings, output_table_name
 from llm_assets.records import Partition
 from llm_assets.tables import Source
@@ -14,6 +14,11 @@ from llm_assets.tasks import Task
 
 TABLE_METADATA = "llm_assets/table"
 """The key under which an asset's metadata holds its `TableDefinition`."""
+
+AssetsOfTable = Sequence[dg.AssetsDefinition | dg.AssetSpec]
+"""What `build_llm_assets` returns."""
+
+Job = Union[dg.JobDefinition, "dg.UnresolvedAssetJobDefinition"]  # Dagster names the second for type checkers only
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,19 @@ class TableDefinition:
     def partitions_definition(self) -> dg.PartitionsDefinition | None:
         """Dagster's definition of the partitions; None if the table is taken whole."""
         return self.partitions.definition(self.source.name) if self.partitions else None
+
+    @property
+    def dimensions(self) -> list[Partitions]:
+        """The partitions by one column that the table is cut by: none, one or two."""
+        if isinstance(self.partitions, MultiPartitions):
+            return list(self.partitions.dimensions.values())
+        return [self.partitions] if self.partitions else []
+
+    @property
+    def partitions_by_time(self) -> TimePartitions | None:
+        """The only partitions by time that there are, alone or as one of two dimensions."""
+        found = [each for each in self.dimensions if isinstance(each, TimePartitions)]
+        return found[0] if len(found) == 1 else None
 
     def partition(self, key: str) -> Partition:
         """Return the rows that a partition key means; with no partitions, the whole table."""
@@ -72,3 +90,10 @@ class TableDefinition:
         if self.partitions:
             pipeline.source.check_partitions(self.partitions.examples())
         return pipeline
+
+
+def assets_of(assets: AssetsOfTable) -> tuple[dg.AssetsDefinition, TableDefinition]:
+    """Return what computes the answers among a table's assets, and the table's definition."""
+    [answers] = [item for item in assets if isinstance(item, dg.AssetsDefinition) and item.is_executable]
+    [table, *_] = [spec.metadata[TABLE_METADATA] for spec in answers.specs if TABLE_METADATA in spec.metadata]
+    return answers, table

@@ -263,6 +263,13 @@ class SourceTable:
                         )
 
     @retried
+    def largest(self, column: str) -> object:
+        """Return the largest value of a column that the table is cut by; None if it has none."""
+        query = sa.select(sa.func.max(self._table.c[column])).where(*self.conditions(Partition()))
+        with self.database.engine.connect() as connection:
+            return connection.execute(query).scalar_one()
+
+    @retried
     def values(self, column: str, limit: int) -> ColumnValues:
         """Return the values that a column has in the rows of the source.
 
