@@ -150,22 +150,23 @@ def test_a_dynamic_partition_holds_the_rows_with_its_value(table: Table) -> None
     assert table.shop.rows("SELECT id, partition_key FROM messages_sentiment ORDER BY id") == [(1, "de"), (3, "de")]
 
 
-def test_new_partitions_are_run_in_one_run(table: Table, tmp_path: Path) -> None:
-    assets = table.assets(COUNTRIES)
-    # Of an ephemeral instance, Dagster does not find the partitions that a tick adds.
+@pytest.fixture
+def persistent(table: Table, tmp_path: Path) -> Iterator[Table]:
+    """The table with an instance in files: of an ephemeral one, Dagster does not find partitions that a tick adds."""
     with dg.DagsterInstance.from_config(str(prepare_instance(tmp_path / "dagster"))) as table.instance:
-        check_new_partitions_are_run_in_one_run(table, assets)
+        yield table
 
 
-def check_new_partitions_are_run_in_one_run(table: Table, assets: Sequence[Any]) -> None:
+def test_new_partitions_are_run_in_one_run(persistent: Table) -> None:
+    assets = persistent.assets(COUNTRIES)
     sensor = build_partitions_sensor(assets, request_runs=True)
-    table.add((1, "it", None), (2, "fr", None))
-    [request] = table.tick(sensor, assets).run_requests or ()
-    assert table.run(assets, request)
-    assert table.shop.column("SELECT id FROM messages_sentiment ORDER BY id") == [1, 2]
-    table.add((3, "be", None))
-    assert spans(table.tick(sensor, assets)) == ["be"]
-    assert not table.tick(sensor, assets).run_requests
+    persistent.add((1, "it", None), (2, "fr", None))
+    [request] = persistent.tick(sensor, assets).run_requests or ()
+    assert persistent.run(assets, request)
+    assert persistent.shop.column("SELECT id FROM messages_sentiment ORDER BY id") == [1, 2]
+    persistent.add((3, "be", None))
+    assert spans(persistent.tick(sensor, assets)) == ["be"]
+    assert not persistent.tick(sensor, assets).run_requests
 
 
 HOSTILE = ["", "a...b", "a\nb", "a\tb", "x" * (LONGEST_KEY + 1)]

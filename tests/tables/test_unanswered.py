@@ -1,0 +1,194 @@
+"""Which rows are unanswered, counted by the database, or by comparing keys where it cannot."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_assets.pipeline import output_table_name
+from llm_assets.records import Equals, FailureKind, Partition, Within
+from llm_assets.tables import Database, Output, Source, SourceTable, Store, Unanswered, UnansweredRows
+from llm_assets.tables import unanswered as module
+from llm_assets.tasks import Task
+from tests.tables.shop import NOTE, SENTIMENT, FaultyEngine, Shop, day
+
+WHOLE = [Partition()]
+
+
+def made(
+    shop: Shop,
+    *tasks: Task,
+    source: Source | None = None,
+    columns: Sequence[str] = ("day",),
+    output: Database | None = None,
+    schema: str | None = None,
+) -> Unanswered:
+    source = source or Source(table="reviews")
+    table = SourceTable(shop.database, source, [], columns)
+    outputs = [Output(task.name, output_table_name(source, task), task.columns, "") for task in tasks or (SENTIMENT,)]
+    return Unanswered(table, Store(output or shop.database, table, outputs, schema), outputs, schema)
+
+
+def whole(found: dict[str, UnansweredRows]) -> int:
+    """Return the unanswered rows of a table without partitions."""
+    assert set(found) <= {"all"}
+    return found["all"].rows if found else 0
+
+
+def test_before_the_first_run_every_row_is_unanswered(shop: Shop) -> None:
+    assert made(shop).count(WHOLE) == {}
+    shop.add(["a", None, "b"])
+    assert made(shop).count(WHOLE) == {"all": UnansweredRows(3, 0)}
+
+
+def test_rows_with_an_answer_or_a_failure_of_every_task_are_not_counted(shop: Shop) -> None:
+    shop.add(["a", "", "b"])
+    shop.run(SENTIMENT)
+    assert whole(made(shop).count(WHOLE)) == 0
+    assert whole(made(shop, SENTIMENT, NOTE).count(WHOLE)) == 3
+    shop.run(NOTE)
+    assert whole(made(shop, SENTIMENT, NOTE).count(WHOLE)) == 0
+    shop.add(["c"], first_id=4)
+    shop.execute("DELETE FROM reviews WHERE id = 1")
+    assert whole(made(shop, SENTIMENT, NOTE).count(WHOLE)) == 1
+
+
+FAILED = "row_key, partition_key, kind, message, raw_output, attempts, fingerprint, content_hash, run_id, failed_at"
+
+
+def test_failures_of_another_source_or_task_do_not_count(shop: Shop) -> None:
+    shop.add([""])
+    shop.run(NOTE)
+    shop.execute("INSERT INTO llm_failures SELECT 'other', 'sentiment', " + FAILED + " FROM llm_failures")
+    assert whole(made(shop).count(WHOLE)) == 1
+
+
+def test_only_the_rows_of_where_are_counted(shop: Shop) -> None:
+    shop.add(["a", "b", "ab"])
+    assert whole(made(shop, source=Source(table="reviews", where="text LIKE 'a%'")).count(WHOLE)) == 2
+
+
+KEYS: dict[str, tuple[str, tuple[str, ...], list[tuple[object, ...]]]] = {
+    "integer": ("id INTEGER PRIMARY KEY", ("id",), [(1,), (-2,), (2**31 - 1,)]),
+    "text": ("code TEXT PRIMARY KEY", ("code",), [("a",), ("it's",), ("Ünïcode 🦓",), (" ",), ("NULL",)]),
+    "long text": ("code TEXT PRIMARY KEY", ("code",), [("x" * 3000,), ("x" * 2999 + "y",), ("short",)]),
+    "several": ("a INTEGER, b TEXT, PRIMARY KEY (a, b)", ("a", "b"), [(1, "x"), (1, "y"), (2, 'x"')]),
+    "number": ("n DOUBLE PRECISION PRIMARY KEY", ("n",), [(0.1,), (2.0,), (-1e300,)]),
+    "date": ("d DATE PRIMARY KEY", ("d",), [("2026-11-01",), ("2026-11-02",)]),
+    "char": ("c CHAR(4) PRIMARY KEY", ("c",), [("ab",), ("abcd",)]),
+}
+
+
+@pytest.mark.parametrize("kind", KEYS)
+@pytest.mark.parametrize("failing", [False, True], ids=["answered", "failed"])
+def test_keys_of_every_kind_are_found_again(shop: Shop, kind: str, failing: bool) -> None:
+    declaration, names, keys = KEYS[kind]
+    shop.execute(f"CREATE TABLE t (text TEXT, {declaration})")
+    source = Source(table="t", key=names)
+    rows = [{**dict(zip(names, key, strict=True)), "text": f"text {i}"} for i, key in enumerate(keys)]
+    shop.insert("t", rows[:-1])
+    errors = {row["text"]: FailureKind.REFUSED_REQUEST for row in rows} if failing else {}
+    engine = FaultyEngine(errors=errors)
+    shop.run(SENTIMENT, source=source, engine=engine)
+    if failing:
+        assert shop.column("SELECT COUNT(*) FROM llm_failures") == [len(rows) - 1]
+    assert whole(made(shop, source=source, columns=()).count(WHOLE)) == 0
+    shop.insert("t", rows[-1:])
+    assert whole(made(shop, source=source, columns=()).count(WHOLE)) == 1
+
+
+def test_answers_in_another_database_are_compared_in_lists(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm_assets.tables.source.CHUNK_ROWS", 3)
+    other = Database(f"sqlite:///{tmp_path / 'other.db'}")
+    shop.add([f"text {i}" for i in range(8)] + [""])
+    assert whole(made(shop, output=other).count(WHOLE)) == 9
+    pipeline = shop.pipeline(SENTIMENT)
+    here = type(pipeline)(Source(table="reviews"), [SENTIMENT], pipeline.engine, shop.database, other)
+    here.run(Partition(), "run")
+    assert whole(made(shop, output=other).count(WHOLE)) == 0
+    shop.add(["new", "newer"], first_id=100)
+    assert whole(made(shop, output=other).count(WHOLE)) == 2
+
+
+def test_rows_are_counted_by_partition_and_rows_of_none_are_not(shop: Shop) -> None:
+    shop.add(["a", "b"], day="monday")
+    shop.add(["c"], first_id=3, day="tuesday")
+    shop.add(["d"], first_id=4, day="someday")
+    shop.insert("reviews", [{"id": 9, "text": "without a day"}])
+    days = [day(name) for name in ("monday", "tuesday", "wednesday")]
+    assert made(shop).count(days) == {"monday": UnansweredRows(2), "tuesday": UnansweredRows(1)}
+    shop.run(SENTIMENT, column="day", partition=day("monday"))
+    assert made(shop).count(days) == {"tuesday": UnansweredRows(1)}
+
+
+def hours(number: int) -> list[Partition]:
+    start = datetime(2026, 11, 1, tzinfo=UTC)
+    bounds = [start + timedelta(hours=each) for each in range(number + 1)]
+    return [Partition(f"{bounds[i]:%d %H}", (Within("at", bounds[i], bounds[i + 1]),)) for i in range(number)]
+
+
+def test_of_many_windows_each_row_finds_its_own(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, at TIMESTAMP, country TEXT, text TEXT)")
+    start = datetime(2026, 10, 31, 12)
+    moments = [start + timedelta(minutes=37 * number) for number in range(700)]
+    shop.insert(
+        "t",
+        [
+            {"id": i, "at": f"{at:%Y-%m-%d %H:%M:%S}", "country": "de" if i % 3 else "fr"}
+            for i, at in enumerate(moments)
+        ],
+    )
+    windows = hours(400)[::-1]
+    expected = {f"{at:%d %H}": 0 for at in moments if datetime(2026, 11, 1) <= at < datetime(2026, 11, 17, 16)}
+    for at in moments:
+        if f"{at:%d %H}" in expected and at >= datetime(2026, 11, 1):
+            expected[f"{at:%d %H}"] += 1
+    for limit in (500, 7):
+        monkeypatch.setattr(module, "CONDITIONS_OF_A_QUERY", limit)
+        found = made(shop, source=Source(table="t"), columns=("at", "country")).count(windows)
+        assert {key: each.rows for key, each in found.items()} == expected
+        pairs = [
+            Partition(f"{country}|{each.key}", (Equals("country", country), *each.conditions))
+            for country in ("de", "fr", "it")
+            for each in hours(400)
+        ]
+        in_pairs = made(shop, source=Source(table="t"), columns=("at", "country")).count(pairs)
+        assert sum(each.rows for each in in_pairs.values()) == sum(expected.values())
+        assert {key.partition("|")[0] for key in in_pairs} == {"de", "fr"}
+
+
+def test_old_rows_are_those_before_a_moment(shop: Shop) -> None:
+    shop.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, at TIMESTAMP, day DATE, text TEXT)")
+    times: list[dict[str, Any]] = [
+        {"id": i, "at": f"2026-11-0{i} 10:00:00", "day": f"2026-11-0{i}"} for i in range(1, 5)
+    ]
+    shop.insert("t", times)
+    counter = made(shop, source=Source(table="t"), columns=("at", "day"))
+    found = [
+        counter.count(WHOLE, (column, moment))["all"].old
+        for column in ("at", "day")
+        for moment in (datetime(2026, 11, 3, 10, tzinfo=UTC), datetime(2026, 11, 3, 10, 1, tzinfo=UTC))
+    ]
+    # In SQLite a day without a time is its midnight.
+    assert found == ([2, 3, 2, 2] if shop.database.dialect == "postgresql" else [2, 3, 3, 3])
+
+
+def test_no_more_rows_are_looked_at_than_there_is_time_for(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COUNTED_ROWS", 5)
+    shop.add([f"text {i}" for i in range(20)])
+    assert whole(made(shop).count(WHOLE)) == 5
+    assert whole(made(shop).count(WHOLE, at_least=12)) == 12
+
+
+def test_answers_in_a_schema_of_their_own_are_found(postgres_url: str) -> None:
+    shop = Shop(postgres_url)
+    shop.execute("CREATE SCHEMA answers")
+    shop.add(["a", ""])
+    assert whole(made(shop, schema="answers").count(WHOLE)) == 2
+    shop.run(SENTIMENT, output_schema="answers")
+    assert whole(made(shop, schema="answers").count(WHOLE)) == 0
+    assert whole(made(shop).count(WHOLE)) == 2
