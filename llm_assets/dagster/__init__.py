@@ -1,6 +1,6 @@
 """The Dagster side: resources, and a factory of assets."""
 
-from llm_assets.dagster.assets import RunConfig, build_failed_rows_job, build_llm_assets
+from llm_assets.dagster.assets import build_failed_rows_job, build_llm_assets
 from llm_assets.dagster.automation import Automation, Duration, Freshness, OnCron, automation_condition
 from llm_assets.dagster.execute import RunConfig, execute_table
 from llm_assets.dagster.partitions import (
