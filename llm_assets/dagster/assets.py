@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import dagster as dg
 
+from llm_assets.dagster.checks import Checks
 from llm_assets.dagster.execute import ExecuteTable, RunConfig, TableEvent, execute_table
 from llm_assets.dagster.metadata import asset_metadata
 from llm_assets.dagster.partitions import Partitions
@@ -21,6 +22,7 @@ def build_llm_assets(
     partitions: Partitions | None = None,
     *,
     settings: PipelineSettings | None = None,
+    checks: Checks | None = None,
     key_prefix: Sequence[str] = (),
     group_name: str = "llm_assets",
     owners: Sequence[str] = (),
@@ -45,6 +47,7 @@ def build_llm_assets(
         tasks: What to ask about each row. Each becomes the asset and table `<table>_<task>`.
         partitions: How the table is cut; None takes it whole.
         settings: How rows are worked through.
+        checks: What is checked of the answers; `Checks.off()` for nothing.
         key_prefix: Put before the asset keys.
         group_name: Dagster group of the assets.
         owners: Dagster owners of the assets.
@@ -74,6 +77,7 @@ def build_llm_assets(
         database_key,
         source_database_key or database_key,
         engine_key,
+        checks or Checks(),
     )
     definition = partitions.definition() if partitions else None
     specs = [

@@ -1,11 +1,12 @@
 """Everything that a table's assets were built from. Each asset carries it, for tools that work with the table."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
 
+from llm_assets.dagster.checks import Checks
 from llm_assets.dagster.partitions import Partitions
 from llm_assets.pipeline import Pipeline, PipelineSettings, output_table_name
 from llm_assets.records import Partition
@@ -28,6 +29,7 @@ class TableDefinition:
     database_key: str
     source_database_key: str
     engine_key: str
+    checks: Checks = field(default_factory=Checks)
 
     @property
     def source_asset(self) -> dg.AssetKey:
