@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import dagster as dg
 
 from llm_assets.dagster.checks import Checks
+from llm_assets.dagster.checks.specs import check_specs
 from llm_assets.dagster.execute import ExecuteTable, RunConfig, TableEvent, execute_table
 from llm_assets.dagster.metadata import asset_metadata
 from llm_assets.dagster.partitions import Partitions
@@ -98,13 +99,13 @@ def build_llm_assets(
     ]
     if translate is not None:
         specs = [_translated(spec, translate) for spec in specs]
-    resource_keys = {table.database_key, table.source_database_key, table.engine_key}
 
     @dg.multi_asset(
         name=dg.AssetKey([*key_prefix, source.output_prefix, "answers"]).to_python_identifier(),
         specs=specs,
+        check_specs=check_specs(table, definition),
         can_subset=True,
-        required_resource_keys=resource_keys,
+        required_resource_keys=table.resource_keys,
         backfill_policy=_backfill_policy(max_partitions_per_run) if definition else None,
         pool=pool,
     )

@@ -36,6 +36,11 @@ class TableDefinition:
         """The key of the asset that stands for the source table."""
         return dg.AssetKey([*self.key_prefix, self.source.output_prefix])
 
+    @property
+    def resource_keys(self) -> set[str]:
+        """The keys of the resources."""
+        return {self.database_key, self.source_database_key, self.engine_key}
+
     def task_asset(self, task: Task) -> dg.AssetKey:
         """Return the key of a task's asset."""
         return dg.AssetKey([*self.key_prefix, output_table_name(self.source, task)])

@@ -15,7 +15,7 @@ HASH_DIGITS = 8
 
 
 class Histogram(NamedTuple):
-    """How many rows have a value in each of some ranges: from `edges[i]` up to `edges[i + 1]`, the last one inclusive."""
+    """How many rows have a value in each range: from `edges[i]` up to `edges[i + 1]`, which only the last one has."""
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
@@ -79,6 +79,15 @@ class Statistics:
             found = connection.execute(query.order_by(table.c.kind, table.c.row_key).limit(limit)).mappings()
             return [dict(row) for row in found]
 
+    def failures_sql(self, partition_key: str) -> str:
+        """Return SQL that lists the failures of a partition, for a person to run."""
+        names = ("row_key", "kind", "message", "raw_output", "attempts", "failed_at")
+        query = sa.select(*(self._failures.c[name] for name in names)).where(
+            *self._failed, self._failures.c.partition_key == partition_key
+        )
+        query = query.order_by(self._failures.c.kind, self._failures.c.row_key)
+        return str(query.compile(dialect=self.database.engine.dialect, compile_kwargs={"literal_binds": True}))
+
     @retried
     def value_counts(self, column: str, partition_keys: Sequence[str]) -> dict[str | None, int]:
         """Return how often each value of a column stands in some partitions, the commonest first."""
@@ -109,7 +118,9 @@ class Statistics:
         return self._rows(query.order_by(self._results.c[column], *self._key).limit(limit))
 
     @retried
-    def histogram(self, column: str, partition_key: str, bins: int, span: tuple[float, float] | None = None) -> Histogram:
+    def histogram(
+        self, column: str, partition_key: str, bins: int, span: tuple[float, float] | None = None
+    ) -> Histogram:
         """Return a number column's histogram in a partition, counted by the database.
 
         Args:
@@ -180,7 +191,9 @@ class Statistics:
             query = query.where((sa.collate(digits, "C") if self._is_postgres else digits) < bound)
         return self._rows(query.order_by(*self._key).limit(2 * size))
 
-    def with_values(self, column: str, values: Sequence[str | None], partition_key: str, limit: int) -> list[dict[str, Any]]:
+    def with_values(
+        self, column: str, values: Sequence[str | None], partition_key: str, limit: int
+    ) -> list[dict[str, Any]]:
         """Return some answers of a partition whose column has one of some values, with their keys."""
         found = self._results.c[column]
         texts = [value for value in values if value is not None]

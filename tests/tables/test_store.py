@@ -13,7 +13,7 @@ from llm_assets.errors import DatabaseError, OutputTableError
 from llm_assets.pipeline import Pipeline
 from llm_assets.tables import Database, Source, prune_ledger
 from llm_assets.tasks import Extract, Generate
-from tests.tables.shop import NOTE, SENTIMENT, FaultyEngine, RecordingEngine, Shop, changed, day, only, outcomes
+from tests.tables.shop import NOTE, SENTIMENT, FaultyEngine, RecordingEngine, Shop, changed, only, outcomes
 
 BROKEN = "a\x00b\ud800c\udfffd"
 MENDED = "a\ufffdb\ufffdc\ufffdd"

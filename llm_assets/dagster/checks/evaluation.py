@@ -18,10 +18,9 @@ import dagster as dg
 
 from llm_assets.dagster.checks.finding import EXAMPLES, Finding, Subject
 from llm_assets.dagster.checks.specs import CheckOfTask, checks_of, time_place
-from llm_assets.dagster.metadata import PREFIX, plain, records_table
+from llm_assets.dagster.shown import PREFIX, plain, records_table
 from llm_assets.dagster.table import TableDefinition
 from llm_assets.errors import printable
-from llm_assets.pipeline import Pipeline
 from llm_assets.secrets import masked
 
 SHOWN_PARTITIONS = 50
@@ -39,28 +38,51 @@ class TableChecks:
     Args:
         context: The step's context.
         table: The table with its checks.
-        pipeline: The table's pipeline with the tasks of the selected checks; its engine is not used.
+        resources: The resources under the table's resource keys. No model is loaded.
 
     Raises:
         SourceError: the source has no column that is named for the right labels.
     """
 
-    def __init__(self, context: dg.AssetExecutionContext, table: TableDefinition, pipeline: Pipeline) -> None:
+    def __init__(self, context: dg.AssetExecutionContext, table: TableDefinition, resources: Mapping[str, Any]) -> None:
         self._context = context
         self._table = table
-        self._pipeline = pipeline
-        selected = context.selected_asset_check_keys
+        selected, partitions_def = context.selected_asset_check_keys, context.assets_def.partitions_def
+        self._time_place = time_place(partitions_def) or 0
         self._checks = [
             check
-            for task in pipeline.tasks
-            for check in checks_of(table, task)
+            for task in table.tasks
+            for check in checks_of(table, task, partitions_def)
             if dg.AssetCheckKey(table.task_asset(task), check.name) in selected
         ]
+        tasks = list({check.task.name: check.task for check in self._checks}.values())
+        if not tasks:
+            return
+        self._pipeline = pipeline = table.pipeline(resources, tasks)
         for check in self._checks:
             if check.name == "accuracy":
                 column = table.checks.accuracy.gold[check.task.name]
                 pipeline.source.check_column(column, f"checks.accuracy.gold names for task {check.task.name!r}")
         self._found: dict[tuple[dg.AssetKey, str], dict[str, Finding]] = {}
+
+    def run(self) -> Iterator[CheckEvent]:
+        """Evaluate the checks for every partition of the run, and yield their results."""
+        keys = self._partition_keys() if self._checks else []
+        for key in keys:
+            yield from self.partition(key, len(keys) == 1)
+        if len(keys) != 1:
+            yield from self.all_partitions()
+
+    def _partition_keys(self) -> Sequence[str]:
+        """The partitions of the run. A run of checks alone that has none is about the last partitions with answers."""
+        if self._table.partitions is None:
+            return [""]
+        if self._context.has_partition_key or self._context.has_partition_key_range:
+            return list(self._context.partition_keys)
+        keys: set[str] = set()
+        for task in self._pipeline.tasks:
+            keys.update(self._pipeline.store.statistics(task.name).partitions(SHOWN_PARTITIONS))
+        return sorted(keys)
 
     def partition(self, key: str, alone: bool) -> Iterator[CheckEvent]:
         """Evaluate the checks for one partition, and yield their results.
@@ -73,7 +95,7 @@ class TableChecks:
         for check in self._checks:
             task, asset = check.task, self._table.task_asset(check.task)
             answers = self._pipeline.store.statistics(task.name)
-            subject = Subject(task, partition, answers, self._pipeline.source, time_place(self._table) or 0)
+            subject = Subject(task, partition, answers, self._pipeline.source, self._time_place)
             finding = check.evaluate(check.settings, subject)
             self._found.setdefault((asset, check.name), {})[key] = finding
             if alone:
@@ -113,7 +135,7 @@ class TableChecks:
             )
 
     def _target(self, asset: dg.AssetKey, key: str) -> Any:
-        """Return what names a partition's last materialization in a result; without it, the UI takes no result as current.
+        """Return what names a partition's last materialization: without it, the UI takes no result as current.
 
         Dagster has no public name for that class; the annotation of the field that takes it has.
         """
@@ -143,7 +165,8 @@ def _together(found: Mapping[str, Finding]) -> tuple[bool, str, dict[str, Any]]:
     else:
         text = f"All {len(found)} partitions pass. {key} is nearest to failing: {found[key].text}"
     listed = [
-        {"partition": name, "passed": found[name].passed, "found": found[name].text} for name in worst[:SHOWN_PARTITIONS]
+        {"partition": name, "passed": found[name].passed, "found": found[name].text}
+        for name in worst[:SHOWN_PARTITIONS]
     ]
     metadata = {
         f"{PREFIX}partitions": len(found),
@@ -167,17 +190,3 @@ def _text(text: str) -> str:
     """Return a description without secrets and control characters, of a bounded length."""
     shown = printable(masked(text))
     return shown if len(shown) <= LONGEST_TEXT else f"{shown[: LONGEST_TEXT - 1]}…"
-
-
-def partition_keys(context: dg.AssetExecutionContext, table: TableDefinition, pipeline: Pipeline) -> Sequence[str]:
-    """Return the partitions of a run; one of checks alone that has none is about the last ones with answers."""
-    if table.partitions is None:
-        return [""]
-    if context.has_partition_key or context.has_partition_key_range:
-        return list(context.partition_keys)
-    keys = {
-        key
-        for task in pipeline.tasks
-        for key in pipeline.store.statistics(task.name).partitions(SHOWN_PARTITIONS)
-    }
-    return sorted(keys)

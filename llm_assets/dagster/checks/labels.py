@@ -41,7 +41,11 @@ def drift(settings: Drift, subject: Subject) -> Finding:
     now = _counts(subject.answers.value_counts(column, [subject.partition.key]))
     before = _counts(subject.answers.value_counts(column, earlier))
     rows, rows_before = sum(now.values()), sum(before.values())
-    numbers: dict[str, int | float | str] = {"rows": rows, "earlier_rows": rows_before, "earlier_partitions": len(earlier)}
+    numbers: dict[str, int | float | str] = {
+        "rows": rows,
+        "earlier_rows": rows_before,
+        "earlier_partitions": len(earlier),
+    }
     if min(rows, rows_before) < settings.min_rows:
         return nothing(
             f"{rows:,} answers here and {rows_before:,} in {_partitions(len(earlier))} before are too few to compare: "
@@ -108,9 +112,7 @@ def accuracy(settings: Accuracy, subject: Subject) -> Finding:
     elif not passed:
         text += " Read the wrong ones: describe the labels, give examples, or take a larger model."
     texts = subject.texts([key for key, _ in wrong[:EXAMPLES]])
-    examples = [
-        subject.row(key, label=label, gold=gold[key], text=texts.get(key)) for key, label in wrong[:EXAMPLES]
-    ]
+    examples = [subject.row(key, label=label, gold=gold[key], text=texts.get(key)) for key, label in wrong[:EXAMPLES]]
     return Finding(passed, text, 1 - share if rows >= settings.min_rows else 0.0, numbers, examples)
 
 

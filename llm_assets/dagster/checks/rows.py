@@ -30,8 +30,8 @@ def coverage(settings: Coverage, subject: Subject) -> Finding:
         return Finding(True, f"Each of {rows:,} source rows is answered or failed.", 0.0, numbers)
     found = [subject.row(row) for row in _rows_without_outcome(subject)]
     text = (
-        f"{share_of(missing, rows)} source rows are neither answered nor failed. They came in after the last run, or it "
-        "was stopped or reached a limit: materialize the partition again, and only they are asked."
+        f"{share_of(missing, rows)} source rows are neither answered nor failed. They came in after the last run, "
+        "or it was stopped or reached a limit: materialize the partition again, and only they are asked."
     )
     return Finding(share <= settings.max_missing_share, text, share, numbers, found)
 
@@ -59,7 +59,12 @@ def failures(settings: Failures, subject: Subject) -> Finding:
     if not rows:
         return nothing("There are neither answers nor failures in this partition.", rows=0)
     share = failed / rows
-    numbers = {"rows": rows, "rows_failed": failed, "failed_share": share, **{f"{kind}_rows": kinds[kind] for kind in kinds}}
+    numbers = {
+        "rows": rows,
+        "rows_failed": failed,
+        "failed_share": share,
+        **{f"{kind}_rows": kinds[kind] for kind in kinds},
+    }
     if not failed:
         return Finding(True, f"None of {rows:,} rows failed.", 0.0, numbers)
     by_kind = ", ".join(f"{kind}: {count:,}" for kind, count in kinds.items())
@@ -80,8 +85,8 @@ def confidence(settings: Confidence, subject: Subject) -> Finding:
     share = low / rows
     numbers = {"rows": rows, "low_rows": low, "low_share": share, "mean_confidence": float(mean)}
     text = (
-        f"{share_of(low, rows)} answers have a confidence below {settings.low:g}; {percent(settings.max_share)} may. The "
-        f"mean is {mean:.3f}."
+        f"{share_of(low, rows)} answers have a confidence below {settings.low:g}; {percent(settings.max_share)} may. "
+        f"The mean is {mean:.3f}."
     )
     if share > settings.max_share:
         text += " Read the rows of lowest confidence: the instruction may leave them open, or a label be missing."

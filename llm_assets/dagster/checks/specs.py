@@ -26,35 +26,33 @@ class CheckOfTask(NamedTuple):
     evaluate: Callable[[Any, Subject], Finding]
 
 
-def checks_of(table: TableDefinition, task: Task) -> list[CheckOfTask]:
+def checks_of(table: TableDefinition, task: Task, partitions_def: dg.PartitionsDefinition | None) -> list[CheckOfTask]:
     """Return the checks of a task's asset that fit it and are not off."""
     checks, labels = table.checks, label_column(task)
-    is_extract, is_summary = isinstance(task, Extract), isinstance(task, Summarize)
-    has_strings = is_extract and bool(free_fields(task, checks.grounded.skip))
+    is_extract = isinstance(task, Extract)
+    has_strings = isinstance(task, Extract) and bool(free_fields(task, checks.grounded.skip))
     fitting = [
         (True, CheckOfTask("coverage", task, checks.coverage, coverage)),
         (True, CheckOfTask("failures", task, checks.failures, failures)),
         (True, CheckOfTask("confidence", task, checks.confidence, confidence)),
         (bool(labels) or is_extract, CheckOfTask("valid", task, checks.valid, valid)),
-        (bool(labels) and has_order(table), CheckOfTask("drift", task, checks.drift, drift)),
+        (bool(labels) and has_order(partitions_def), CheckOfTask("drift", task, checks.drift, drift)),
         (has_strings, CheckOfTask("grounded", task, checks.grounded, grounded)),
-        (is_summary, CheckOfTask("summaries", task, checks.summaries, summaries)),
+        (isinstance(task, Summarize), CheckOfTask("summaries", task, checks.summaries, summaries)),
         (task.name in checks.accuracy.gold, CheckOfTask("accuracy", task, checks.accuracy, accuracy)),
     ]
     return [check for fits, check in fitting if fits and check.settings.enabled]
 
 
-def has_order(table: TableDefinition) -> bool:
+def has_order(definition: dg.PartitionsDefinition | None) -> bool:
     """Return whether some partitions come before others: not those of a fixed list of values."""
-    definition = table.partitions.definition() if table.partitions else None
     if isinstance(definition, dg.MultiPartitionsDefinition):
-        return time_place(table) is not None
+        return time_place(definition) is not None
     return definition is not None and not isinstance(definition, dg.StaticPartitionsDefinition)
 
 
-def time_place(table: TableDefinition) -> int | None:
+def time_place(definition: dg.PartitionsDefinition | None) -> int | None:
     """Return which part of a key of several dimensions is the time; None if it has none."""
-    definition = table.partitions.definition() if table.partitions else None
     if isinstance(definition, dg.MultiPartitionsDefinition):
         for place, dimension in enumerate(definition.partitions_defs):
             if isinstance(dimension.partitions_def, dg.TimeWindowPartitionsDefinition):
@@ -62,14 +60,13 @@ def time_place(table: TableDefinition) -> int | None:
     return None
 
 
-def check_specs(table: TableDefinition) -> list[dg.AssetCheckSpec]:
+def check_specs(table: TableDefinition, partitions_def: dg.PartitionsDefinition | None) -> list[dg.AssetCheckSpec]:
     """Return the specs of all checks of a table's assets.
 
     Raises:
         ConfigError: the settings name a task or field that there is not.
     """
     _check_names(table)
-    definition = table.partitions.definition() if table.partitions else None
     with warnings.catch_warnings():
         # Results by partition are new in Dagster 1.13, and it warns of them for each check.
         warnings.simplefilter("ignore", dg.PreviewWarning)
@@ -79,11 +76,11 @@ def check_specs(table: TableDefinition) -> list[dg.AssetCheckSpec]:
                 asset=table.task_asset(task),
                 description=type(check.settings).__doc__,
                 blocking=check.settings.blocking,
-                partitions_def=definition,
+                partitions_def=partitions_def,
                 metadata=check.settings.model_dump(mode="json"),
             )
             for task in table.tasks
-            for check in checks_of(table, task)
+            for check in checks_of(table, task, partitions_def)
         ]
 
 

@@ -14,11 +14,13 @@ MAX_DEPTH = 20
 """Values inside one another that are looked at."""
 
 # Scripts that are written without spaces: each of their characters counts as a word.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
+_WORD = re.compile(
+    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
+)
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a text without case, accents of width, and punctuation; of Chinese or Japanese, the characters."""
+    """Return the words of a text, without case and punctuation; in Chinese and Japanese, each character is one."""
     return _WORD.findall(normalize("NFKC", text).casefold())
 
 
@@ -105,7 +107,12 @@ def grounded(settings: Grounded, subject: Subject) -> Finding:
     if not total:
         return nothing(f"No string was extracted in the {len(rows):,} rows looked at.", rows=len(rows))
     share = wrong / total
-    numbers: dict[str, int | float | str] = {"rows": len(rows), "values": total, "absent_values": wrong, "absent_share": share}
+    numbers: dict[str, int | float | str] = {
+        "rows": len(rows),
+        "values": total,
+        "absent_values": wrong,
+        "absent_share": share,
+    }
     numbers |= {f"absent_share_{name}": absent[name] / values[name] for name in fields if values[name]}
     text = (
         f"{share_of(wrong, total)} extracted strings do not stand in their text, of {len(rows):,} rows looked at; "
@@ -114,8 +121,9 @@ def grounded(settings: Grounded, subject: Subject) -> Finding:
     if share > settings.max_share:
         worst = max((name for name in fields if values[name]), key=lambda name: absent[name] / values[name])
         text += (
-            f" Most often those of {worst!r} ({share_of(absent[worst], values[worst])}): the model makes them up, or puts "
-            "them in other words. Let the field be null, give examples, or, where other words are right, name it in skip."
+            f" Most often those of {worst!r} ({share_of(absent[worst], values[worst])}): the model makes them up, or "
+            "puts them in other words. Let the field be null, give examples, or, where other words are right, name it "
+            "in skip."
         )
     return Finding(share <= settings.max_share, text, share, numbers, examples)
 
@@ -157,11 +165,14 @@ def summaries(settings: Summaries, subject: Subject) -> Finding:
         "too_long_rows": counts["too long"],
         "wrong_share": share,
     }
-    text = f"{share_of(wrong, len(rows))} summaries looked at are empty, copied or too long; {percent(settings.max_share)} may."
+    text = (
+        f"{share_of(wrong, len(rows))} summaries looked at are empty, copied or too long; "
+        f"{percent(settings.max_share)} may."
+    )
     if wrong:
         text += (
-            f" {counts['empty']:,} have fewer than {settings.min_words} words, {counts['copied']:,} are a part of the text "
-            f"of {settings.copied_words} words or more, {counts['too long']:,} have more than {longest:g} words."
+            f" {counts['empty']:,} have fewer than {settings.min_words} words, {counts['copied']:,} are a part of the "
+            f"text of {settings.copied_words} words or more, {counts['too long']:,} have more than {longest:g} words."
         )
     if share > settings.max_share:
         text += " Give examples of good summaries, set sampling.max_tokens, or take a larger model."

@@ -36,8 +36,8 @@ def _labels(settings: Valid, subject: Subject, column: str, allowed: tuple[str, 
         return Finding(True, f"Each of {rows:,} labels is one of {len(allowed)}.", 0.0, numbers)
     names = ", ".join(f"{name!r} ({count:,})" for name, count in list(others.items())[:EXAMPLES])
     text = (
-        f"{share_of(wrong, rows)} labels are none of {', '.join(allowed)}: {names}. They were written by hand, or the list "
-        "of labels has changed since: materialize the partition again."
+        f"{share_of(wrong, rows)} labels are none of {', '.join(allowed)}: {names}. They were written by hand, or the "
+        "list of labels has changed since: materialize the partition again."
     )
     rows_shown = subject.answers.with_values(column, list(others), key, EXAMPLES)
     return Finding(share <= settings.max_share, text, share, numbers, rows_shown)
@@ -65,8 +65,8 @@ def _fields(settings: Valid, subject: Subject) -> Finding:
     if not wrong:
         return Finding(True, f"Each of {len(rows):,} answers looked at fits the schema.", 0.0, numbers)
     text = (
-        f"{share_of(wrong, len(rows))} answers looked at do not fit the schema; {percent(settings.max_share)} may. They were "
-        "written by hand, or the schema has changed since: materialize the partition again."
+        f"{share_of(wrong, len(rows))} answers looked at do not fit the schema; {percent(settings.max_share)} may. "
+        "They were written by hand, or the schema has changed since: materialize the partition again."
     )
     return Finding(share <= settings.max_share, text, share, numbers, examples)
 
@@ -77,11 +77,11 @@ def _properties(task: Extract) -> dict[str, Any]:
 
 def _validator(task: Extract) -> Callable[[Mapping[str, Any]], str | None]:
     """Return what says why a stored row does not fit the task's schema, or None if it does."""
-    import jsonschema
+    from jsonschema.validators import validator_for
 
     schema = task.json_schema
     properties, required = _properties(task), set(resolve(schema, schema).get("required", ()))
-    validator = jsonschema.validators.validator_for(schema)(schema)
+    validator = validator_for(schema)(schema)
 
     def problem_of(row: Mapping[str, Any]) -> str | None:
         # A field that an answer leaves out is NULL in the table.
