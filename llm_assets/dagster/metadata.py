@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from llm_assets.dagster.plots import histogram_plot, label_plot, markdown_image
-from llm_assets.dagster.shown import PREFIX, code_block, code_span, middle_cut, plain, records_table
+from llm_assets.dagster.shown import PREFIX, code_block, code_span, markdown, middle_cut, plain, records_table
 from llm_assets.pipeline import PartitionResult, Pipeline
 from llm_assets.prompts.template import ROW_TEXT
 from llm_assets.records import Column, Row
@@ -37,13 +37,16 @@ _SQL_TYPES = {
 logger = masked_logger(__name__)
 
 
-def column_schema(task: Task, key: tuple[str, ...] = ()) -> dg.TableSchema:
-    """Return the columns of a task's table as Dagster shows them: the key's, where they are known, and the answer's."""
+def column_schema(task: Task, key: Mapping[str, str] | None = None) -> dg.TableSchema:
+    """Return the columns of a task's table as Dagster shows them: the answer's behind the key's, if types are given."""
     return dg.TableSchema(
         columns=[
-            *(dg.TableColumn(name, description="Key of the source row.") for name in key),
             *(
-                dg.TableColumn(c.name, type=_SQL_TYPES[c.type], description=masked(c.comment)[:200])
+                dg.TableColumn(name, type=kind, description="Key of the source row.")
+                for name, kind in (key or {}).items()
+            ),
+            *(
+                dg.TableColumn(c.name, type=_SQL_TYPES[c.type], description=markdown(masked(c.comment)[:200]))
                 for c in task.columns[:SHOWN_COLUMNS]
             ),
         ]
@@ -98,7 +101,9 @@ def materialization_metadata(
     seconds = sum(value for stage, value in result.seconds.items() if stage != "load")
     tokens = counts.prompt_tokens + counts.output_tokens
     stored = counts.rows_done - counts.rows_failed
-    metadata: dict[str, Any] = {"dagster/column_schema": column_schema(task, key)}
+    metadata: dict[str, Any] = {
+        "dagster/column_schema": column_schema(task, dict(zip(key, statistics.key_types, strict=True)))
+    }
     if source is not None:
         metadata["dagster/column_lineage"] = column_lineage(task, key, source)
     labels: dict[str, int] = {}
@@ -113,11 +118,7 @@ def materialization_metadata(
         texts = [rows.get(statistics.key_of(row)) for row in sample]
         metadata[f"{PREFIX}preview"] = preview_table(
             [
-                {
-                    **{name: row[name] for name in key},
-                    "source text": task.template.render(text.values) if text else None,
-                    **row,
-                }
+                {**row, "source text": task.template.render(text.values) if text else None}
                 for row, text in zip(sample, texts, strict=True)
             ],
             task.columns,
@@ -151,7 +152,7 @@ def materialization_metadata(
         metadata[f"{PREFIX}rows_per_second"] = round(counts.rows_answered / seconds, 2)
         metadata[f"{PREFIX}tokens_per_second"] = round(tokens / seconds, 1)
         metadata[f"{PREFIX}cached_share"] = round(counts.cached_tokens / counts.prompt_tokens, 4)
-    confidence = statistics.mean("confidence", partition)
+    confidence = statistics.mean("confidence", partition) if statistics.has_column("confidence") else None
     if confidence is not None:
         metadata[f"{PREFIX}mean_confidence"] = round(float(confidence), 4)
     return metadata
@@ -201,6 +202,8 @@ def _pictures(statistics: Statistics, labels: Mapping[str, int], partition_key: 
         ("Prompt tokens", "prompt_tokens", None, "prompt tokens of a row"),
         ("Output tokens", "output_tokens", None, "output tokens of a row"),
     ):
+        if not statistics.has_column(column):
+            continue
         histogram = statistics.histogram(column, partition_key, BINS, span)
         if any(histogram.counts):
             yield title, lambda found=histogram, name=title, unit=unit: histogram_plot(found, name, unit)

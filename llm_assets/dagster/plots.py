@@ -83,11 +83,14 @@ def histogram_plot(histogram: Histogram, title: str, x_name: str) -> bytes:
     """Return a PNG of a histogram: rows on the y axis, and what was counted on the x axis with its unit."""
     edges, counts = histogram.edges, histogram.counts
     with _Figure(HEIGHT) as figure:
-        widths = [edges[i + 1] - edges[i] for i in range(len(counts))]
-        figure.axes.bar(edges[:-1], counts, width=widths, align="edge", color=BLUE, edgecolor="white", linewidth=0.5)
-        beside = widths[0] * max(0, 4 - len(counts))  # few bars do not fill the picture
-        figure.axes.set_xlim(edges[0] - beside, edges[-1] + beside)
-        figure.finish(title, x_name, "rows", whole_x=all(isinstance(edge, int) for edge in edges), whole_y=True)
+        width = edges[1] - edges[0]
+        whole = all(isinstance(edge, int) for edge in edges)
+        left = -0.5 if whole and width == 1 else 0  # a bar for each number stands over it
+        starts = [edge + left for edge in edges]
+        figure.axes.bar(starts[:-1], counts, width=width, align="edge", color=BLUE, edgecolor="white", linewidth=0.5)
+        beside = width * max(0, 5 - len(counts))  # few bars do not fill the picture
+        figure.axes.set_xlim(max(starts[0] - beside, min(starts[0], 0)), starts[-1] + beside)
+        figure.finish(title, x_name, "rows", whole_x=whole, whole_y=True)
     return figure.png
 
 

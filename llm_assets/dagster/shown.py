@@ -71,6 +71,11 @@ def _cells(rows: Sequence[Mapping[str, object]], names: Sequence[str], character
     return [{name: plain(row.get(name), characters) for name in names} for row in rows]
 
 
+def markdown(text: str) -> str:
+    """Return text for a place that the UI takes for Markdown, in which it is to stand as it is."""
+    return re.sub(r"([\\`*_<\[\]])", r"\\\1", text)
+
+
 def code_block(text: str, language: str = "") -> str:
     """Return text as a block of code in Markdown, which nothing in the text can end."""
     text = printable(text)

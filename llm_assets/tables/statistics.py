@@ -47,6 +47,7 @@ class Statistics:
         self.database = database
         self.table_name = results.fullname
         self.columns = tuple(columns)
+        self.key_types = tuple(_declaration(results.c[name].type, database) for name in key)
         self.task = task
         self._results = results
         self._key = [results.c[name] for name in key]
@@ -78,6 +79,10 @@ class Statistics:
         with self.database.engine.connect() as connection:
             found = connection.execute(query.order_by(table.c.kind, table.c.row_key).limit(limit)).mappings()
             return [dict(row) for row in found]
+
+    def has_column(self, name: str) -> bool:
+        """Return whether the output table has a column; a task can do without the confidence."""
+        return name in self._results.c
 
     def failures_sql(self, partition_key: str) -> str:
         """Return SQL that lists the failures of a partition, for a person to run."""
@@ -245,3 +250,8 @@ class Statistics:
     def _floor(self, value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
         """SQLite's cast cuts the fraction off, and not every build has floor(); Postgres' cast rounds."""
         return sa.func.floor(value) if self._is_postgres else sa.cast(value, sa.Integer)
+
+
+def _declaration(kind: sa.types.TypeEngine[Any], database: Database) -> str:
+    """A type as it stands in the table's declaration; empty where it has none."""
+    return str(kind.compile(dialect=database.engine.dialect)).lower()

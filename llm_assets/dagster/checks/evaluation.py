@@ -20,7 +20,7 @@ from llm_assets.dagster.checks.finding import EXAMPLES, Finding, Subject
 from llm_assets.dagster.checks.specs import CheckOfTask, checks_of, time_place
 from llm_assets.dagster.shown import PREFIX, plain, records_table
 from llm_assets.dagster.table import TableDefinition
-from llm_assets.errors import printable
+from llm_assets.errors import ConfigError, printable
 from llm_assets.secrets import masked
 
 SHOWN_PARTITIONS = 50
@@ -82,7 +82,15 @@ class TableChecks:
         keys: set[str] = set()
         for task in self._pipeline.tasks:
             keys.update(self._pipeline.store.statistics(task.name).partitions(SHOWN_PARTITIONS))
-        return sorted(keys)
+        return [key for key in sorted(keys) if self._exists(key)]
+
+    def _exists(self, key: str) -> bool:
+        """Whether a key that stands in the tables is a partition still."""
+        try:
+            self._table.partition(key)
+        except ConfigError:
+            return False
+        return True
 
     def partition(self, key: str, alone: bool) -> Iterator[CheckEvent]:
         """Evaluate the checks for one partition, and yield their results.
@@ -163,7 +171,7 @@ def _together(found: Mapping[str, Finding]) -> tuple[bool, str, dict[str, Any]]:
     if failed:
         text = f"{failed} of {len(found)} partitions fail. The worst is {key}: {found[key].text}"
     else:
-        text = f"All {len(found)} partitions pass. {key} is nearest to failing: {found[key].text}"
+        text = f"All {len(found)} partitions pass. The nearest to failing, or the first, is {key}: {found[key].text}"
     listed = [
         {"partition": name, "passed": found[name].passed, "found": found[name].text}
         for name in worst[:SHOWN_PARTITIONS]

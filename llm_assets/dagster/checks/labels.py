@@ -1,7 +1,7 @@
 """Checks of labels: whether they are as frequent as before, and whether they are the right ones."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from llm_assets.dagster.checks.finding import EXAMPLES, Finding, Subject, nothing, percent
 from llm_assets.dagster.checks.settings import Accuracy, Drift
@@ -59,8 +59,8 @@ def drift(settings: Drift, subject: Subject) -> Finding:
     was, is_now = before.get(mover, 0) / rows_before, now.get(mover, 0) / rows
     numbers |= {"distance": distance, "biggest_mover": mover, "biggest_change": change[mover]}
     text = (
-        f"The label shares are {distance:.3f} from those of {_partitions(len(earlier))} before ({earlier[-1]} to "
-        f"{earlier[0]}); {settings.max_distance:g} is accepted. {mover!r} moved most: from {percent(was)} to "
+        f"The label shares are {distance:.3f} from those of {_partitions(len(earlier))} before "
+        f"({_span(earlier)}); {settings.max_distance:g} is accepted. {mover!r} moved most: from {percent(was)} to "
         f"{percent(is_now)}."
     )
     if distance > settings.max_distance:
@@ -83,6 +83,11 @@ def _counts(counts: Mapping[str | None, int]) -> dict[str, int]:
 
 def _partitions(number: int) -> str:
     return "the partition" if number == 1 else f"the {number} partitions"
+
+
+def _span(latest_first: Sequence[str]) -> str:
+    first, last = latest_first[-1], latest_first[0]
+    return first if first == last else f"{first} to {last}"
 
 
 def accuracy(settings: Accuracy, subject: Subject) -> Finding:

@@ -29,12 +29,13 @@ class CheckOfTask(NamedTuple):
 def checks_of(table: TableDefinition, task: Task, partitions_def: dg.PartitionsDefinition | None) -> list[CheckOfTask]:
     """Return the checks of a task's asset that fit it and are not off."""
     checks, labels = table.checks, label_column(task)
+    has_confidence = any(column.name == "confidence" for column in task.columns)
     is_extract = isinstance(task, Extract)
     has_strings = isinstance(task, Extract) and bool(free_fields(task, checks.grounded.skip))
     fitting = [
         (True, CheckOfTask("coverage", task, checks.coverage, coverage)),
         (True, CheckOfTask("failures", task, checks.failures, failures)),
-        (True, CheckOfTask("confidence", task, checks.confidence, confidence)),
+        (has_confidence, CheckOfTask("confidence", task, checks.confidence, confidence)),
         (bool(labels) or is_extract, CheckOfTask("valid", task, checks.valid, valid)),
         (bool(labels) and has_order(partitions_def), CheckOfTask("drift", task, checks.drift, drift)),
         (has_strings, CheckOfTask("grounded", task, checks.grounded, grounded)),
