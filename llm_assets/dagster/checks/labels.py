@@ -55,7 +55,9 @@ def drift(settings: Drift, subject: Subject) -> Finding:
     names = dict.fromkeys([*now, *before])
     change = {name: now.get(name, 0) / rows - before.get(name, 0) / rows_before for name in names}
     distance = sum(map(abs, change.values())) / 2
-    mover = max(change, key=lambda name: abs(change[name]))
+    # Of two that moved alike, as two labels always do, the one that grew.
+    movers = sorted(change, key=lambda name: (round(abs(change[name]), 9), change[name]), reverse=True)
+    mover = movers[0]
     was, is_now = before.get(mover, 0) / rows_before, now.get(mover, 0) / rows
     numbers |= {"distance": distance, "biggest_mover": mover, "biggest_change": change[mover]}
     text = (
@@ -72,9 +74,9 @@ def drift(settings: Drift, subject: Subject) -> Finding:
             "share before": before.get(name, 0) / rows_before,
             "change": change[name],
         }
-        for name in sorted(names, key=lambda name: -abs(change[name]))
+        for name in movers[: 2 * EXAMPLES]
     ]
-    return Finding(distance <= settings.max_distance, text, distance, numbers, shares[: 2 * EXAMPLES])
+    return Finding(distance <= settings.max_distance, text, distance, numbers, shares)
 
 
 def _counts(counts: Mapping[str | None, int]) -> dict[str, int]:
