@@ -56,7 +56,8 @@ def execute_table(context: dg.AssetExecutionContext, table: TableDefinition, con
 
     With one partition, or none, that is a `MaterializeResult` for each asset. With several, it is an
     `AssetMaterialization` for each asset and partition as soon as the partition is complete, so that a run that is
-    killed or fails has recorded what it has done. The checks of a partition follow it. A run of checks alone asks nothing.
+    killed or fails has recorded what it has done. The results of a partition's checks follow. A run of checks alone
+    asks nothing.
 
     Args:
         context: The step's context, with the resources under the table's resource keys.
@@ -84,7 +85,8 @@ def execute_table(context: dg.AssetExecutionContext, table: TableDefinition, con
                 for task in tasks:
                     name = f"{output_table_name(table.source, task)}, partition {result.partition_key}"
                     _log(context.log, name, task, result)
-                    yield from record.materialized(task, result, materialization_metadata(pipeline, task, result, table.source_asset))
+                    metadata = materialization_metadata(pipeline, task, result, table.source_asset)
+                    yield from record.materialized(task, result, metadata)
                 yield from checks.partition(result.partition_key, several)
     yield from record.outputs()
     if several:

@@ -1,7 +1,6 @@
 """What a materialization says about itself. Every metadata key of this package begins with `PREFIX`."""
 
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -11,7 +10,7 @@ from llm_assets.dagster.shown import PREFIX, code_block, code_span, markdown, mi
 from llm_assets.pipeline import PartitionResult, Pipeline
 from llm_assets.prompts.template import ROW_TEXT
 from llm_assets.records import Column, Row
-from llm_assets.secrets import masked, masked_logger
+from llm_assets.secrets import masked
 from llm_assets.tables import Statistics
 from llm_assets.tasks import Classify, Task
 
@@ -33,8 +32,6 @@ _SQL_TYPES = {
     "datetime": "timestamp with time zone",
     "json": "json",
 }
-
-logger = masked_logger(__name__)
 
 
 def column_schema(task: Task, key: Mapping[str, str] | None = None) -> dg.TableSchema:
@@ -106,12 +103,12 @@ def materialization_metadata(
     }
     if source is not None:
         metadata["dagster/column_lineage"] = column_lineage(task, key, source)
-    labels: dict[str, int] = {}
     if isinstance(task, Classify):
         labels = {str(label): count for label, count in statistics.value_counts("label", [partition]).items()}
         metadata[f"{PREFIX}labels"] = label_table(labels)
-    if pictures := _plots(statistics, labels, partition):
-        metadata[f"{PREFIX}plots"] = dg.MetadataValue.md(pictures)
+        if labels:
+            metadata[f"{PREFIX}plot_labels"] = dg.MetadataValue.md(markdown_image("Labels", label_plot(labels)))
+    metadata |= _histograms(statistics, partition)
     sample = statistics.first(partition, PREVIEW_ROWS)
     rows = pipeline.source.rows([statistics.key_of(row) for row in sample])
     if sample:
@@ -181,32 +178,20 @@ def failures_query(statistics: Statistics, partition_key: str) -> str:
     )
 
 
-def _plots(statistics: Statistics, labels: Mapping[str, int], partition_key: str) -> str:
-    """Return Markdown with the pictures; without those that cannot be drawn, which are no reason to lose a run."""
-    pictures: list[str] = []
-    for title, draw in _pictures(statistics, labels, partition_key):
-        try:
-            pictures.append(markdown_image(title, draw()))
-        except Exception as error:
-            logger.warning(
-                "The picture %r cannot be drawn: %s", title, error, exc_info=logger.isEnabledFor(logging.DEBUG)
-            )
-    return "\n\n".join(pictures)
-
-
-def _pictures(statistics: Statistics, labels: Mapping[str, int], partition_key: str) -> Iterator[tuple[str, Any]]:
-    if labels:
-        yield "Labels", lambda: label_plot(labels)
-    for title, column, span, unit in (
-        ("Confidence", "confidence", (0.0, 1.0), "confidence (0 to 1)"),
-        ("Prompt tokens", "prompt_tokens", None, "prompt tokens of a row"),
-        ("Output tokens", "output_tokens", None, "output tokens of a row"),
+def _histograms(statistics: Statistics, partition_key: str) -> dict[str, Any]:
+    """Return a picture of how each number that answers have is distributed in a partition."""
+    metadata: dict[str, Any] = {}
+    for column, span, name in (
+        ("confidence", (0.0, 1.0), "confidence (0 to 1)"),
+        ("prompt_tokens", None, "prompt tokens of a row"),
+        ("output_tokens", None, "output tokens of a row"),
     ):
-        if not statistics.has_column(column):
-            continue
-        histogram = statistics.histogram(column, partition_key, BINS, span)
-        if any(histogram.counts):
-            yield title, lambda found=histogram, name=title, unit=unit: histogram_plot(found, name, unit)
+        if statistics.has_column(column):
+            histogram = statistics.histogram(column, partition_key, BINS, span)
+            if any(histogram.counts):
+                picture = markdown_image(name, histogram_plot(histogram, name))
+                metadata[f"{PREFIX}plot_{column}"] = dg.MetadataValue.md(picture)
+    return metadata
 
 
 def _prompt(pipeline: Pipeline, task: Task, row: Row, asked: bool) -> str:

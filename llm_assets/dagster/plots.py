@@ -1,163 +1,122 @@
-"""Pictures of a materialization, small enough to stand in Dagster's event log, as images inside Markdown."""
+"""Pictures of a materialization: SVG inside Markdown, drawn by the browser with its own fonts, so for any language.
+
+A picture is a few hundred bytes and costs no time worth the name, where a drawing library's is ten thousand and a tenth
+of a second; a backfill of a year makes thousands of them. The UI shows Markdown of less than 1,000 characters at once,
+and longer Markdown at a click. An SVG that is shown as an image runs no script and loads nothing.
+"""
 
 import base64
-import io
-import logging
-import warnings
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from html import escape
+from unicodedata import east_asian_width
 
 from llm_assets.errors import printable
 from llm_assets.tables import Histogram
 
-WIDTH, HEIGHT, DPI = 5.0, 2.5, 100
-"""Inches, and pixels for each."""
+WIDTH, HEIGHT = 480, 190
+"""Pixels."""
 
 BARS = 15
 """So many labels have a bar; the others are one together."""
 
-LABEL_CHARACTERS = 28
+LABEL_WIDTH = 26
+"""Of a longer label, the beginning is shown: so many letters, or half as many Chinese ones."""
 
-BLUE, GREY = "#3b6fb6", "#9aa5b1"
+LETTER = 6.4
+"""About the pixels of a letter."""
 
-# What has the scripts that matplotlib's own font lacks, where it is installed.
-FONTS = (
-    "DejaVu Sans",
-    "Noto Sans",
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",
-    "Noto Sans SC",
-    "Source Han Sans SC",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
-    "Droid Sans Fallback",
-    "Microsoft YaHei",
-    "Hiragino Sans",
-    "PingFang SC",
-    "Noto Sans Arabic",
-    "Noto Sans Hebrew",
-    "Noto Sans Thai",
-    "Noto Sans Devanagari",
-    "Arial Unicode MS",
-    "Unifont",
-)
+LEFT, RIGHT, TOP, BOTTOM = 56, 464, 18, 150
+BAR_HEIGHT = 24
 
 
-def markdown_image(title: str, png: bytes) -> str:
+def markdown_image(title: str, svg: str) -> str:
     """Return Markdown that shows a picture. The title is our own, never a row's text."""
-    return f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
+    return f"![{title}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})"
 
 
-def label_plot(counts: Mapping[str, int]) -> bytes:
-    """Return a PNG of how many rows have each label, the commonest at the top.
-
-    A label that no installed font can draw is shown as its place in the order: #3.
-    """
+def label_plot(counts: Mapping[str, int]) -> str:
+    """Return an SVG of how many rows have each label, the commonest at the top, with their shares."""
     ranked = sorted(counts.items(), key=lambda item: -item[1])
-    shown, others = ranked[:BARS], ranked[BARS:]
-    total = sum(counts.values())
-    fonts = _Fonts()
-    names = [fonts.drawable(name, f"#{place}") for place, (name, _) in enumerate(shown, start=1)]
-    values = [count for _, count in shown]
-    if others:
-        names.append(f"{len(others)} others")
-        values.append(sum(count for _, count in others))
-    with _Figure(max(HEIGHT, 0.9 + 0.27 * len(names))) as figure:
-        axes = figure.axes
-        colors = [BLUE] * len(shown) + [GREY] * bool(others)
-        bars = axes.barh(range(len(names)), values, color=colors, height=0.7)
-        axes.set_yticks(range(len(names)), labels=names)
-        for text in axes.get_yticklabels():
-            text.set_parse_math(False)
-            text.set_fontfamily(fonts.names)
-        axes.invert_yaxis()
-        shares = [f" {100 * value / total:.3g} %" for value in values]
-        axes.bar_label(bars, labels=shares, fontsize=8, color="#333333")
-        axes.margins(x=0.16)
-        hidden = any(name.startswith("#") and name == f"#{place}" for place, name in enumerate(names, start=1))
-        figure.finish("Labels", "rows", "label (#: row of the table)" if hidden else "label", whole_x=True)
-    return figure.png
+    bars = [(_short(name), count) for name, count in ranked[:BARS]]
+    if others := ranked[BARS:]:
+        bars.append((f"{len(others)} others", sum(count for _, count in others)))
+    total, highest = sum(counts.values()), max(count for _, count in bars)
+    left = round(12 + LETTER * max(_columns(name) for name, _ in bars))
+    scale, bottom = (WIDTH - left - 60) / highest, TOP + BAR_HEIGHT * len(bars)
+    shapes, names, shares = "", "", ""
+    for index, (name, count) in enumerate(bars):
+        y = TOP + BAR_HEIGHT * index
+        shapes += f"M{left} {y + 12}h{count * scale:.0f}"
+        names += _text(left - 6, y + 16, name)
+        shares += _text(left + count * scale + 5, y + 16, f"{100 * count / total:.3g} %")
+    below = _x_axis(_ticks(0, highest), left, scale, 0, bottom, "rows")
+    return _svg(bottom + 40, shapes, 18, f"M{left} {TOP}V{bottom}H{WIDTH - 10}", names, shares + below)
 
 
-def histogram_plot(histogram: Histogram, title: str, x_name: str) -> bytes:
-    """Return a PNG of a histogram: rows on the y axis, and what was counted on the x axis with its unit."""
+def histogram_plot(histogram: Histogram, x_name: str) -> str:
+    """Return an SVG of a histogram: rows upward, and what was counted to the right, with its unit."""
     edges, counts = histogram.edges, histogram.counts
-    with _Figure(HEIGHT) as figure:
-        width = edges[1] - edges[0]
-        whole = all(isinstance(edge, int) for edge in edges)
-        left = -0.5 if whole and width == 1 else 0  # a bar for each number stands over it
-        starts = [edge + left for edge in edges]
-        figure.axes.bar(starts[:-1], counts, width=width, align="edge", color=BLUE, edgecolor="white", linewidth=0.5)
-        beside = width * max(0, 5 - len(counts))  # few bars do not fill the picture
-        figure.axes.set_xlim(max(starts[0] - beside, min(starts[0], 0)), starts[-1] + beside)
-        figure.finish(title, x_name, "rows", whole_x=whole, whole_y=True)
-    return figure.png
+    width, highest = edges[1] - edges[0], max(counts)
+    whole = all(isinstance(edge, int) for edge in edges)
+    first, last = edges[0], edges[-1]
+    if whole and width == 1:
+        first, last = first - 0.5, last - 0.5  # a bar for each number stands over it
+    beside = width * max(0, 6 - len(counts)) / 2  # few bars do not fill the picture
+    begin, end = first - beside, last + beside
+    scale = (RIGHT - LEFT) / (end - begin)
+    shapes = ""
+    for index, count in enumerate(counts):
+        if count:
+            middle = LEFT + (first + (index + 0.5) * width - begin) * scale
+            shapes += f"M{middle:.0f} {BOTTOM}v-{max((BOTTOM - TOP) * count / highest, 1):.0f}"
+    beside_axis = _text(LEFT - 6, 11, "rows")
+    for tick in _ticks(0, highest, 3, whole=True):
+        beside_axis += _text(LEFT - 6, BOTTOM + 4 - (BOTTOM - TOP) * tick / highest, f"{tick:,.0f}")
+    ticks = [tick for tick in _ticks(begin, end, whole=whole) if tick >= min(edges[0], 0)]
+    below = _x_axis(ticks, LEFT, scale, begin, BOTTOM, x_name)
+    return _svg(HEIGHT, shapes, width * scale - 1, f"M{LEFT} {TOP}V{BOTTOM}H{RIGHT}", beside_axis, below)
 
 
-class _Figure:
-    """One picture, drawn without pyplot, which would keep it, and without the settings of whoever runs this."""
-
-    def __init__(self, height: float) -> None:
-        self.height = height
-        self.png = b""
-        self.axes: Any = None
-
-    def __enter__(self) -> "_Figure":
-        import matplotlib
-        from matplotlib.figure import Figure
-
-        self._quiet = warnings.catch_warnings()
-        self._quiet.__enter__()
-        warnings.simplefilter("ignore")
-        # Its fonts are looked through the first time, which it tells of.
-        logging.getLogger("matplotlib").setLevel(logging.ERROR)
-        self._settings = matplotlib.rc_context()
-        self._settings.__enter__()
-        matplotlib.rcdefaults()
-        self._figure = Figure(figsize=(WIDTH, self.height), dpi=DPI, facecolor="white", layout="constrained")
-        self.axes = self._figure.subplots()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        try:
-            if kind is None:
-                file = io.BytesIO()
-                self._figure.savefig(file, format="png", metadata={"Software": None})
-                self.png = file.getvalue()
-        finally:
-            self._settings.__exit__(None, None, None)
-            self._quiet.__exit__(None, None, None)
-
-    def finish(self, title: str, x_name: str, y_name: str, whole_x: bool = False, whole_y: bool = False) -> None:
-        """Name the axes, and take what is no data out of the picture."""
-        from matplotlib.ticker import MaxNLocator, StrMethodFormatter
-
-        axes = self.axes
-        axes.set_title(title, fontsize=10, loc="left")
-        axes.set_xlabel(x_name, fontsize=9)
-        axes.set_ylabel(y_name, fontsize=9)
-        axes.tick_params(labelsize=8)
-        for axis, whole in ((axes.xaxis, whole_x), (axes.yaxis, whole_y)):
-            if whole:
-                axis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-                axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axes.spines[["top", "right"]].set_visible(False)
+def _svg(height: int, bars: str, bar_width: float, axes: str, right_aligned: str, others: str) -> str:
+    """A picture on white, which both themes of the UI leave readable. Bars are thick lines: that is shortest."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" style="background:#fff" '
+        f'font-family="sans-serif" font-size="11"><path stroke="#36a" stroke-width="{bar_width:.0f}" d="{bars}"/>'
+        f'<path fill="none" stroke="#888" d="{axes}"/><g text-anchor="end">{right_aligned}</g>{others}</svg>'
+    )
 
 
-class _Fonts:
-    """The fonts of this machine that pictures are written in, and the characters that they have."""
+def _text(x: float, y: float, text: str) -> str:
+    return f'<text x="{x:.0f}" y="{y:.0f}">{escape(text)}</text>'
 
-    def __init__(self) -> None:
-        from matplotlib import font_manager
 
-        installed = {entry.name: entry.fname for entry in font_manager.fontManager.ttflist}
-        self.names: Sequence[str] = [name for name in FONTS if name in installed]
-        self._fonts = [font_manager.get_font(installed[name]) for name in self.names]
+def _x_axis(ticks: Sequence[float], left: float, scale: float, begin: float, bottom: int, name: str) -> str:
+    """The numbers under a picture, and what they are."""
+    numbers = "".join(_text(left + (tick - begin) * scale, bottom + 14, f"{tick:,.10g}") for tick in ticks)
+    return f'<g text-anchor="middle">{numbers}{_text((left + WIDTH) / 2, bottom + 31, name)}</g>'
 
-    def drawable(self, text: str, otherwise: str) -> str:
-        """Return a text on one line and short, or something else if a character of it has no shape in any font."""
-        line = " ".join(printable(text).split())
-        if len(line) > LABEL_CHARACTERS:
-            line = f"{line[: LABEL_CHARACTERS - 1]}…"
-        has_shape = all(any(font.get_char_index(ord(character)) for font in self._fonts) for character in line)
-        return line if line and has_shape else otherwise
+
+def _ticks(begin: float, end: float, most: int = 4, whole: bool = False) -> list[float]:
+    """Return round numbers between two: multiples of 1, 2 or 5 times a power of ten, about `most` of them."""
+    rough = (end - begin) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    step = max(step, 1.0) if whole else step
+    return [round(index * step, 10) for index in range(math.ceil(begin / step), math.floor(end / step + 1e-9) + 1)]
+
+
+def _short(text: str) -> str:
+    """Return a text on one line, of at most `LABEL_WIDTH`, in which nothing acts."""
+    line = " ".join(printable(text).split())
+    if _columns(line) <= LABEL_WIDTH:
+        return line
+    line = line[:LABEL_WIDTH]
+    while _columns(line) >= LABEL_WIDTH:
+        line = line[:-1]
+    return f"{line}…"
+
+
+def _columns(text: str) -> int:
+    """How many letters wide a text is."""
+    return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)

@@ -29,7 +29,7 @@ class TableDefinition:
     database_key: str
     source_database_key: str
     engine_key: str
-    checks: Checks = field(default_factory=Checks)
+    checks: Checks = field(default_factory=Checks, hash=False)
 
     @property
     def source_asset(self) -> dg.AssetKey:

@@ -12,6 +12,7 @@ all, which names the worst.
 
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -20,7 +21,7 @@ from llm_assets.dagster.checks.finding import EXAMPLES, Finding, Subject
 from llm_assets.dagster.checks.specs import CheckOfTask, checks_of, time_place
 from llm_assets.dagster.shown import PREFIX, plain, records_table
 from llm_assets.dagster.table import TableDefinition
-from llm_assets.errors import ConfigError, printable
+from llm_assets.errors import ConfigError, DatabaseError, printable
 from llm_assets.secrets import masked
 
 SHOWN_PARTITIONS = 50
@@ -64,21 +65,24 @@ class TableChecks:
                 column = table.checks.accuracy.gold[check.task.name]
                 pipeline.source.check_column(column, f"checks.accuracy.gold names for task {check.task.name!r}")
         self._found: dict[tuple[dg.AssetKey, str], dict[str, Finding]] = {}
+        """What each check found, by the partition's key."""
+        self._targets: dict[tuple[dg.AssetKey, str], Any] = {}
+        """The materialization that a partition's results were told to be about."""
 
     def run(self) -> Iterator[CheckEvent]:
-        """Evaluate the checks for every partition of the run, and yield their results."""
+        """Evaluate the checks of a run that does nothing else, and yield their results."""
         keys = self._partition_keys() if self._checks else []
-        for key in keys:
-            yield from self.partition(key, len(keys) == 1)
-        if len(keys) != 1:
-            yield from self.all_partitions()
+        if len(keys) == 1:
+            yield from self.partition(keys[0])
+        else:
+            yield from self.all_partitions(keys)
 
     def _partition_keys(self) -> Sequence[str]:
         """The partitions of the run. A run of checks alone that has none is about the last partitions with answers."""
         if self._table.partitions is None:
             return [""]
         if self._context.has_partition_key or self._context.has_partition_key_range:
-            return list(self._context.partition_keys)
+            return list(map(str, self._context.partition_keys))
         keys: set[str] = set()
         for task in self._pipeline.tasks:
             keys.update(self._pipeline.store.statistics(task.name).partitions(SHOWN_PARTITIONS))
@@ -92,55 +96,78 @@ class TableChecks:
             return False
         return True
 
-    def partition(self, key: str, alone: bool) -> Iterator[CheckEvent]:
+    def partition(self, key: str, several: bool = False) -> Iterator[CheckEvent]:
         """Evaluate the checks for one partition, and yield their results.
 
         Args:
             key: The partition's key.
-            alone: Whether the run has no other partition.
+            several: Whether the run has other partitions too.
         """
         partition = self._table.partition(key)
         for check in self._checks:
-            task, asset = check.task, self._table.task_asset(check.task)
-            answers = self._pipeline.store.statistics(task.name)
-            subject = Subject(task, partition, answers, self._pipeline.source, self._time_place)
-            finding = check.evaluate(check.settings, subject)
-            self._found.setdefault((asset, check.name), {})[key] = finding
-            if alone:
-                yield dg.AssetCheckResult(
-                    asset_key=asset,
-                    check_name=check.name,
-                    passed=finding.passed,
-                    severity=_severity(check),
-                    description=_text(finding.text),
-                    metadata=_metadata(finding),
-                )
-            else:
-                yield dg.AssetCheckEvaluation(
-                    asset_key=asset,
-                    check_name=check.name,
-                    passed=finding.passed,
-                    severity=_severity(check),
-                    description=_text(finding.text),
-                    metadata=_metadata(finding),
-                    target_materialization_data=self._target(asset, key),
-                    partition=key,
-                )
+            answers = self._pipeline.store.statistics(check.task.name)
+            subject = Subject(check.task, partition, answers, self._pipeline.source, self._time_place)
+            finding = self._finding(check, subject)
+            self._found.setdefault(self._name(check), {})[key] = finding
+            # With several partitions, Dagster cannot know itself which one a result is about.
+            yield self._of_partition(check, key, finding) if several else self._result(check, finding)
 
-    def all_partitions(self) -> Iterator[dg.AssetCheckResult]:
-        """Yield one result for each check of a run over several partitions. It names the worst of them."""
+    def all_partitions(self, keys: Sequence[str]) -> Iterator[CheckEvent]:
+        """Yield one result for each check of a run over several partitions. It names the worst of them.
+
+        Partitions that were not checked yet are checked before. Those that were recorded once more since they were
+        checked have their results told once more too: the UI shows a result only if it is about the last recording.
+        """
+        for key in map(str, keys):
+            if any(key not in self._found.get(self._name(check), {}) for check in self._checks):
+                yield from self.partition(key, several=True)
+        for (asset, key), target in list(self._targets.items()):
+            if self._target(asset, key) != target:
+                for check in self._checks:
+                    if self._table.task_asset(check.task) == asset:
+                        yield self._of_partition(check, key, self._found[self._name(check)][key])
         for check in self._checks:
-            asset = self._table.task_asset(check.task)
-            found = self._found.get((asset, check.name), {})
-            passed, text, metadata = _together(found)
-            yield dg.AssetCheckResult(
-                asset_key=asset,
-                check_name=check.name,
-                passed=passed,
-                severity=_severity(check),
-                description=_text(text),
-                metadata=metadata,
-            )
+            yield self._result(check, *_together(self._found.get(self._name(check), {})))
+
+    def _finding(self, check: CheckOfTask, subject: Subject) -> Finding:
+        """Evaluate a check. One that breaks has failed: it is no reason to lose the answers of other partitions."""
+        try:
+            return check.evaluate(check.settings, subject)
+        except DatabaseError:
+            raise
+        except Exception as error:
+            self._context.log.error(f"The check {check.name!r} of {subject.answers.table_name} broke.", exc_info=True)
+            return Finding(False, f"The check could not be evaluated: {type(error).__name__}: {error}", 1.0)
+
+    def _name(self, check: CheckOfTask) -> tuple[dg.AssetKey, str]:
+        return self._table.task_asset(check.task), check.name
+
+    def _result(
+        self, check: CheckOfTask, finding: Finding, more: Mapping[str, Any] | None = None
+    ) -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(
+            asset_key=self._table.task_asset(check.task),
+            check_name=check.name,
+            passed=finding.passed,
+            severity=_severity(check),
+            description=_text(finding.text),
+            metadata={**(more or {}), **_metadata(finding)},
+        )
+
+    def _of_partition(self, check: CheckOfTask, key: str, finding: Finding) -> dg.AssetCheckEvaluation:
+        asset = self._table.task_asset(check.task)
+        if (asset, key) not in self._targets:
+            self._targets[asset, key] = self._target(asset, key)
+        return dg.AssetCheckEvaluation(
+            asset_key=asset,
+            check_name=check.name,
+            passed=finding.passed,
+            severity=_severity(check),
+            description=_text(finding.text),
+            metadata=_metadata(finding),
+            target_materialization_data=self._target(asset, key),
+            partition=key,
+        )
 
     def _target(self, asset: dg.AssetKey, key: str) -> Any:
         """Return what names a partition's last materialization: without it, the UI takes no result as current.
@@ -161,10 +188,10 @@ def _severity(check: CheckOfTask) -> dg.AssetCheckSeverity:
     return dg.AssetCheckSeverity.ERROR if check.settings.severity == "error" else dg.AssetCheckSeverity.WARN
 
 
-def _together(found: Mapping[str, Finding]) -> tuple[bool, str, dict[str, Any]]:
-    """Return whether all partitions passed, in words which is the worst, and the numbers to show."""
+def _together(found: Mapping[str, Finding]) -> tuple[Finding, dict[str, Any]]:
+    """Return what was found in all partitions together: the worst one's finding, and a table of all."""
     if not found:
-        return True, "No partition was checked.", {}
+        return Finding(True, "There was no partition to check."), {}
     worst = sorted(found, key=lambda key: (found[key].passed, -found[key].measure))
     failed = sum(not finding.passed for finding in found.values())
     key = worst[0]
@@ -176,14 +203,13 @@ def _together(found: Mapping[str, Finding]) -> tuple[bool, str, dict[str, Any]]:
         {"partition": name, "passed": found[name].passed, "found": found[name].text}
         for name in worst[:SHOWN_PARTITIONS]
     ]
-    metadata = {
+    table = {
         f"{PREFIX}partitions": len(found),
         f"{PREFIX}partitions_failed": failed,
         f"{PREFIX}worst_partition": key,
         f"{PREFIX}by_partition": records_table(listed),
-        **_metadata(found[key]),
     }
-    return not failed, text, metadata
+    return replace(found[key], passed=not failed, text=text), table
 
 
 def _metadata(finding: Finding) -> dict[str, Any]:
