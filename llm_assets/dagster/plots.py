@@ -65,11 +65,13 @@ def histogram_plot(histogram: Histogram, x_name: str) -> str:
     beside = width * max(0, 6 - len(counts)) / 2  # few bars do not fill the picture
     begin, end = first - beside, last + beside
     scale = (RIGHT - LEFT) / (end - begin)
-    shapes = ""
+    shapes, x, y = f"M0 {BOTTOM}", 0, 0
     for index, count in enumerate(counts):
         if count:
-            middle = LEFT + (first + (index + 0.5) * width - begin) * scale
-            shapes += f"M{middle:.0f} {BOTTOM}v-{max((BOTTOM - TOP) * count / highest, 1):.0f}"
+            middle = round(LEFT + (first + (index + 0.5) * width - begin) * scale)
+            height = max(round((BOTTOM - TOP) * count / highest), 1)
+            shapes += f"m{middle - x} {y}v-{height}"
+            x, y = middle, height
     beside_axis = _text(LEFT - 6, 11, "rows")
     for tick in _ticks(0, highest, 3, whole=True):
         beside_axis += _text(LEFT - 6, BOTTOM + 4 - (BOTTOM - TOP) * tick / highest, f"{tick:,.0f}")

@@ -48,6 +48,10 @@ class TableChecks:
     def __init__(self, context: dg.AssetExecutionContext, table: TableDefinition, resources: Mapping[str, Any]) -> None:
         self._context = context
         self._table = table
+        self._found: dict[tuple[dg.AssetKey, str], dict[str, Finding]] = {}
+        """What each check found, by the partition's key."""
+        self._targets: dict[tuple[dg.AssetKey, str], Any] = {}
+        """The materialization that a partition's results were told to be about."""
         selected, partitions_def = context.selected_asset_check_keys, context.assets_def.partitions_def
         self._time_place = time_place(partitions_def) or 0
         self._checks = [
@@ -64,10 +68,6 @@ class TableChecks:
             if check.name == "accuracy":
                 column = table.checks.accuracy.gold[check.task.name]
                 pipeline.source.check_column(column, f"checks.accuracy.gold names for task {check.task.name!r}")
-        self._found: dict[tuple[dg.AssetKey, str], dict[str, Finding]] = {}
-        """What each check found, by the partition's key."""
-        self._targets: dict[tuple[dg.AssetKey, str], Any] = {}
-        """The materialization that a partition's results were told to be about."""
 
     def run(self) -> Iterator[CheckEvent]:
         """Evaluate the checks of a run that does nothing else, and yield their results."""
