@@ -47,6 +47,7 @@ class TableDefinition:
         resources: Mapping[str, Any],
         tasks: Sequence[Task] | None = None,
         settings: PipelineSettings | None = None,
+        read_only: bool = False,
     ) -> Pipeline:
         """Return the pipeline that answers the table, with resources by their keys.
 
@@ -54,6 +55,7 @@ class TableDefinition:
             resources: A `DatabaseResource` and an `EngineResource` under each of this table's resource keys.
             tasks: Only these; all of them if not given.
             settings: In place of the table's own.
+            read_only: Write nothing, not even tables; see `Pipeline`.
         """
         return Pipeline(
             self.source,
@@ -63,4 +65,5 @@ class TableDefinition:
             resources[self.database_key].get_database(),
             self.partitions.column if self.partitions else None,
             settings or self.settings,
+            read_only,
         )

@@ -145,6 +145,52 @@ class SourceTable:
         with self.database.engine.connect() as connection:
             return {tuple(row) for row in connection.execute(query)}
 
+    def rows(self, keys: Sequence[Key], partition: Partition | None = None) -> list[Row]:
+        """Return the rows with some keys, of a partition or of all, in the order of the keys."""
+        columns = [self._table.c[name] for name in self.key_columns]
+        query = sa.select(*(self._table.c[name] for name in self.columns))
+        found = self._page(query.where(*self._conditions(partition or Partition()), matches(columns, keys)))
+        by_key = {row.key: row for row in found}
+        return [by_key[key] for key in keys if key in by_key]
+
+    @retried
+    def keys_at(self, partition: Partition, positions: Collection[int]) -> list[Key]:
+        """Return the keys of a partition's rows at some positions, counted from 0 in key order."""
+        columns = [self._table.c[name] for name in self.key_columns]
+        number = sa.func.row_number().over(order_by=columns).label("llm_assets_number")
+        numbered = sa.select(*columns, number).where(*self._conditions(partition)).subquery()
+        query = sa.select(*(numbered.c[name] for name in self.key_columns))
+        query = query.where(numbered.c.llm_assets_number.in_([position + 1 for position in positions]))
+        with self.database.engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(query.order_by(numbered.c.llm_assets_number))]
+
+    @retried
+    def find(self, texts: Sequence[str]) -> Row:
+        """Return the row whose key is given as text, a value for each key column.
+
+        Raises:
+            SourceError: there is no such row, or the values are too few, too many or of another type.
+        """
+        if len(texts) != len(self.key_columns):
+            raise SourceError(
+                f"The key of {self.source.name!r} is {', '.join(self.key_columns)}: {len(self.key_columns)} value(s), "
+                f"and {len(texts)} were given: {', '.join(texts)}."
+            )
+        columns = [self._table.c[name] for name in self.key_columns]
+        # As text to the database: it knows how it writes its own types, a UUID or a date.
+        equal = [sa.cast(column, sa.Text) == text for column, text in zip(columns, texts, strict=True)]
+        query = sa.select(*columns).where(*self._conditions(Partition()))
+        with self.database.engine.connect() as connection:
+            found = connection.execute(query.where(*equal).limit(2)).all()
+            some = connection.execute(query.order_by(*columns).limit(3)).all() if not found else []
+        if not found:
+            shown = "; ".join(" ".join(map(str, key)) for key in some)
+            raise SourceError(
+                f"Table {self.source.name!r} has no row with the key {' '.join(texts)!r}. "
+                + (f"Its first keys are {shown}." if some else "It has no rows.")
+            )
+        return self.rows([tuple(found[0])])[0]
+
     @retried
     def check_key(self, partition: Partition) -> None:
         """Raise a SourceError if the partition has a key twice or one that is NULL, or cannot be read at all."""
