@@ -8,11 +8,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def stratum(size: int) -> int:
-    """Return the class of lengths that a text of so many bytes is in: one for each power of two."""
-    return size.bit_length()
-
-
 @dataclass(frozen=True, slots=True)
 class Measured:
     """A text whose tokens were counted: its bytes, its tokens, and how many rows or questions it stands for."""
@@ -23,12 +18,25 @@ class Measured:
 
 
 class Estimator:
-    """Sums over texts of which only the bytes are known."""
+    """Sums over texts of which only the bytes are known.
 
-    def __init__(self, sample: Sequence[Measured]) -> None:
+    Texts are told apart by classes of lengths: one for each power of two, divided at a `border` of so many bytes.
+    """
+
+    def __init__(self, sample: Sequence[Measured], border: int = 0) -> None:
+        import numpy as np
+
+        self._border = border
         self._by_stratum: dict[int, list[Measured]] = {}
-        for item in sample:
-            self._by_stratum.setdefault(stratum(item.size), []).append(item)
+        classes = self._classes(np.array([item.size for item in sample], dtype=np.int64)).tolist()
+        for item, number in zip(sample, classes, strict=True):
+            self._by_stratum.setdefault(number, []).append(item)
+
+    def _classes(self, sizes: "np.ndarray") -> "np.ndarray":
+        import numpy as np
+
+        # The exponent of a whole number is its bit length.
+        return 2 * np.frexp(sizes.astype(np.float64))[1] + (sizes > self._border)
 
     def total(self, sizes: "np.ndarray", value: Callable[[int], float]) -> float:
         """Return the sum of a value of each text's tokens, for texts of so many bytes.
@@ -40,7 +48,7 @@ class Estimator:
 
         if not len(sizes) or not self._by_stratum:
             return 0.0
-        classes = np.frexp(sizes.astype(np.float64))[1]  # the exponent is the bit length
+        classes = self._classes(sizes)
         found = 0.0
         for number in np.unique(classes):
             nearest = min(self._by_stratum, key=lambda known: (abs(known - int(number)), known))
@@ -56,7 +64,7 @@ class Estimator:
 
         if not len(sizes) or not self._by_stratum:
             return 0.0
-        classes = np.frexp(sizes.astype(np.float64))[1]
+        classes = self._classes(sizes)
         found = 0.0
         for number, texts in zip(*np.unique(classes, return_counts=True), strict=True):
             nearest = min(self._by_stratum, key=lambda known: (abs(known - int(number)), known))

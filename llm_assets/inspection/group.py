@@ -151,7 +151,8 @@ class GroupReader:
         plan, tally = self._plans[number], self._tallies[number]
         task = plan.task
         estimator = Estimator(
-            [Measured(_size(item.text), self._tokens[digest]) for digest, item in self._sampled(number).items()]
+            [Measured(_size(item.text), self._tokens[digest]) for digest, item in self._sampled(number).items()],
+            self._limit,  # beyond which most are counted
         )
         rows = tally.open_rows()
         known, unknown = rows.tokens[rows.tokens != UNKNOWN], rows.sizes[rows.tokens == UNKNOWN]

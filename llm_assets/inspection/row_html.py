@@ -17,13 +17,14 @@ _STYLE = """
 body { color: var(--text); background: var(--page); font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto;
   max-width: 62rem; padding: 0 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin: 1.6rem 0 .4rem; }
-.tokens { font-family: ui-monospace, monospace; font-size: .87rem; line-height: 1.9; }
-.token { white-space: pre-wrap; border-radius: 3px; padding: .1em 1px; margin: 0 1px 0 0; border: 1px solid var(--edge);
+.tokens { font-family: ui-monospace, monospace; font-size: .87rem; line-height: 1.7; }
+.token { display: inline-block; max-width: 100%; white-space: pre-wrap; border-radius: 3px; padding: .1em 1px; margin: 0 1px 0 0; border: 1px solid var(--edge);
   unicode-bidi: isolate; }
 .shared { background: var(--shared); } .row { background: var(--row); } .special { background: var(--special); }
 .bang { color: rgb(var(--low)); font-weight: 700; }
 .quiet, caption { color: var(--quiet); font-size: .87rem; text-align: left; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; }
+table { margin-top: .5rem; border-collapse: collapse; width: 100%; font-size: .9rem; }
+th { white-space: nowrap; }
 th, td { border-bottom: 1px solid var(--edge); padding: .25rem .5rem; text-align: left; vertical-align: top; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .chosen { font-weight: 700; }
@@ -47,7 +48,7 @@ def inspection_page(found: Inspection) -> str:
     parts += [_branch(number, branch) for number, branch in enumerate(found.branches, 1)]
     if found.probabilities:
         rows = [f"{_cell(answer)}{_number(f'{value:.1%}')}" for answer, value in found.probabilities.items()]
-        parts.append(_table("Probability of each answer", ("answer", "probability"), rows))
+        parts.append("<h2>Probability of each answer</h2>" + _table("", ("answer", "probability"), rows))
     parts += [f"<h2>Now</h2><pre>{_escaped(outcome_text(found.task, found.outcome, 5000))}</pre>", _stored(found)]
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -63,7 +64,11 @@ def _escaped(text: str) -> str:
 def _prompt(found: Inspection) -> str:
     total = len(found.prefix) + len(found.row) + len(found.suffix)
     cut = ", cut to fit" if found.is_cut else ""
-    spans = [_token(token, kind) for tokens, kind in _kinds(found) for token in tokens]
+    spans = [
+        _token(token, kind) + ("<br>" if "\n" in token.text else "")
+        for tokens, kind in _kinds(found)
+        for token in tokens
+    ]
     return (
         f"<h2>Prompt: {total:,} tokens</h2>\n"
         f'<p class="quiet">{len(found.prefix):,} before the row, {len(found.row):,} of the row{cut}, '
@@ -76,7 +81,7 @@ def _kinds(found: Inspection) -> tuple[tuple[Sequence[Token], str], ...]:
 
 
 def _visible(text: str) -> str:
-    return _escaped(text).replace("\n", "↵\n").replace("\t", "→").replace(" ", "·")
+    return _escaped(text).replace("\n", "↵").replace("\t", "→").replace(" ", "·")
 
 
 def _token(token: Token, kind: str, style: str = "", title: str = "") -> str:
