@@ -71,15 +71,8 @@ class Project:
 
     @contextmanager
     def pipeline(self, table: TableDefinition, tasks: Sequence[Task] | None = None) -> Iterator[Pipeline]:
-        """Give the read-only pipeline of a table, with resources set up as for a run and torn down at the end.
-
-        Raises:
-            ConfigError: the definitions lack a resource that the table names.
-        """
-        keys = dict.fromkeys((table.database_key, table.source_database_key, table.engine_key))
-        for key in keys:
-            if key not in self.resources:
-                raise ConfigError(f"{self.name} has no resource {key!r}. {did_you_mean(key, self.resources)}")
+        """Give the read-only pipeline of a table, with resources set up as for a run and torn down at the end."""
+        keys = {table.database_key, table.source_database_key, table.engine_key}
         with dg.build_resources({key: self.resources[key] for key in keys}) as resources:
             yield table.pipeline({key: getattr(resources, key) for key in keys}, tasks, read_only=True)
 
@@ -120,7 +113,7 @@ def load_project(
         raise ConfigError(
             f"{name} has no table of llm_assets. Add the assets of build_llm_assets(...) to its dg.Definitions."
         )
-    return Project(name, tables, dict(definitions.resources or {}))
+    return Project(name, dict(sorted(tables.items())), dict(definitions.resources or {}))
 
 
 def partitions_of(table: TableDefinition, text: str | None) -> list[Partition]:

@@ -187,7 +187,7 @@ def test_a_source_without_rows_and_one_whose_column_vanished(shop: Shop) -> None
     assert found.rows == 0
     assert "There are no rows" in printed(lambda console: print_explanation(console, found))
     shop.execute("ALTER TABLE reviews RENAME COLUMN text TO body")
-    with pytest.raises(SourceError, match="has no column 'text'.*Valid: body"):
+    with pytest.raises(SourceError, match=r"has no column 'text'.*Valid: body"):
         predict(shop)
 
 
