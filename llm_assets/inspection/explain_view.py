@@ -174,7 +174,7 @@ def _print_notes(console: Console, found: Explanation) -> None:
             about = "" if task.too_long_is_exact else "about "
             line(
                 console,
-                f"{task.task}: {about}{count:,} texts are longer than {task.max_text_tokens:,} tokens and {what}.",
+                f"{task.task}: texts of more than {task.max_text_tokens:,} tokens, which {what}: {about}{count:,}.",
                 "yellow",
             )
     if found.limits:
