@@ -42,7 +42,7 @@ class Open:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of one task's rows. The cases, and their order, are those of a run: see `Run._compare`."""
+    """Counts of one task's rows. The cases, and their order, are those of a run: see `Comparison.questions`."""
 
     task: Task
     answered: Marks
