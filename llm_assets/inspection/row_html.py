@@ -18,9 +18,8 @@ body { color: var(--text); background: var(--page); font: 15px/1.5 system-ui, sa
   max-width: 62rem; padding: 0 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin: 1.6rem 0 .4rem; }
 .tokens { font-family: ui-monospace, monospace; font-size: .87rem; line-height: 1.7; }
-.token { display: inline-block; max-width: 100%; white-space: pre-wrap; border: 1px solid var(--edge);
-  border-radius: 3px; padding: .1em 1px; margin: 0 1px 0 0;
-  unicode-bidi: isolate; }
+.token { display: inline-block; overflow-wrap: break-word; max-width: 100%; white-space: pre-wrap;
+  border: 1px solid var(--edge); border-radius: 3px; padding: .1em 1px; margin: 0 1px 0 0; unicode-bidi: isolate; }
 .shared { background: var(--shared); } .row { background: var(--row); } .special { background: var(--special); }
 .bang { color: rgb(var(--low)); font-weight: 700; }
 .quiet, caption { color: var(--quiet); font-size: .87rem; text-align: left; }

@@ -1,5 +1,6 @@
 """A project's tables are found in its definitions, and its resources are set up as in a run."""
 
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     expect("several dg.Definitions: part, other. Name the right one defs", file=tmp_path / "elsewhere.py")
     (tmp_path / "elsewhere.py").write_text("import dagster as dg\ndefs = dg.Definitions()")
     expect("has no table of llm_assets", file=tmp_path / "elsewhere.py")
-    (tmp_path / "elsewhere.py").write_text("import does_not_exist")
+    (tmp_path / "elsewhere_broken.py").write_text("import does_not_exist")
+    importlib.invalidate_caches()
     with pytest.raises(ModuleNotFoundError, match="does_not_exist"):
-        load_project(module="elsewhere", directory=tmp_path)
+        load_project(module="elsewhere_broken", directory=tmp_path)
