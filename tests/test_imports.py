@@ -15,6 +15,7 @@ ROOMS = (
     "demo",
     "dagster",
     "progress",
+    "inspection",
     "pipeline",
     "tasks",
     "engines",

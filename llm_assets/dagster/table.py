@@ -77,6 +77,7 @@ class TableDefinition:
         resources: Mapping[str, Any],
         tasks: Sequence[Task] | None = None,
         settings: PipelineSettings | None = None,
+        read_only: bool = False,
     ) -> Pipeline:
         """Return the pipeline that answers the table, with resources by their keys.
 
@@ -84,6 +85,7 @@ class TableDefinition:
             resources: A `DatabaseResource` and an `EngineResource` under each of this table's resource keys.
             tasks: Only these; all of them if not given.
             settings: In place of the table's own.
+            read_only: Write nothing, not even tables; see `Pipeline`.
         """
         pipeline = Pipeline(
             self.source,
@@ -93,6 +95,7 @@ class TableDefinition:
             resources[self.database_key].get_database(),
             self.partitions.columns if self.partitions else (),
             settings or self.settings,
+            read_only,
         )
         if self.partitions:
             pipeline.source.check_partitions(self.partitions.examples())

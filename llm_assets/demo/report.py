@@ -7,13 +7,10 @@ import sqlalchemy as sa
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from llm_assets.errors import printable
+from llm_assets.inspection.show import literal, shorten
 from llm_assets.tables import Database, Source
 from llm_assets.tasks import Classify, Extract, Summarize, Task
-
-TEXT_CHARACTERS = 70
 
 
 def print_report(
@@ -180,14 +177,3 @@ def _throughput(connection: sa.Connection, tables: sa.MetaData, run_id: str) -> 
     else:
         shown.caption = "Nothing was new, so nothing was asked and the model was not loaded."
     return shown
-
-
-def shorten(text: str | None, limit: int = TEXT_CHARACTERS) -> str:
-    """Return text on one line, cut, without control characters."""
-    line = printable(" ".join((text or "").split()))
-    return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def literal(text: str, style: str = "") -> Text:
-    """Return text in which rich sees neither markup nor names of emoji."""
-    return Text(text, style)

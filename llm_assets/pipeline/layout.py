@@ -78,9 +78,14 @@ def row_tokens(shapes: Sequence[Shape], text: int, layout: Layout, block: int) -
     return total
 
 
+def costs(shapes: Mapping[Layout, Sequence[Shape]], texts: Sequence[int], block: int) -> dict[Layout, int]:
+    """Return the tokens to compute in each layout for some texts, given by their tokens."""
+    return {layout: sum(row_tokens(shapes[layout], text, layout, block) for text in texts) for layout in LAYOUTS}
+
+
 def cheapest(shapes: Mapping[Layout, Sequence[Shape]], texts: Sequence[int], block: int) -> Layout:
     """Return the layout in which some texts, given by their tokens, leave the least to compute."""
-    cost = {layout: sum(row_tokens(shapes[layout], text, layout, block) for text in texts) for layout in LAYOUTS}
+    cost = costs(shapes, texts, block)
     saves = cost["instruction_first"] - cost["row_first"]
     return "row_first" if saves > 0 and saves >= LEAST_SAVING * cost["instruction_first"] else "instruction_first"
 
@@ -145,13 +150,20 @@ def plan_group(tasks: Sequence[Task], tokenizer: Tokenizer, max_model_len: int, 
     return plans
 
 
+def shapes_by_layout(tasks: Sequence[Task], tokenizer: Tokenizer, max_model_len: int) -> dict[Layout, Sequence[Shape]]:
+    """Return the token counts of tasks that share rows, in each layout.
+
+    Raises:
+        ConfigError: in one of them there is no room for a text.
+    """
+    return {layout: shapes_of(plan_group(tasks, tokenizer, max_model_len, layout)) for layout in LAYOUTS}
+
+
 def choose(tasks: Sequence[Task], tokenizer: Tokenizer, max_model_len: int, block: int, texts: Sequence[str]) -> Layout:
     """Return the layout of tasks that share rows, by counting the tokens of some rows' texts."""
     try:
-        shapes: dict[Layout, Sequence[Shape]] = {
-            layout: shapes_of(plan_group(tasks, tokenizer, max_model_len, layout)) for layout in LAYOUTS
-        }
-    except ConfigError:  # no room for a text in one of the layouts; if in the usual one, the run says so
+        shapes = shapes_by_layout(tasks, tokenizer, max_model_len)
+    except ConfigError:  # if there is no room in the usual layout, the run says so
         return "instruction_first"
     return cheapest(shapes, [len(ids) for ids in tokenizer.encode_literal(texts)], block)
 

@@ -7,14 +7,14 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from llm_assets.engines import Engine
-from llm_assets.errors import ConfigError, did_you_mean
+from llm_assets.errors import ConfigError, DatabaseError, did_you_mean
 from llm_assets.pipeline.accounting import PartitionResult, ProgressListener
 from llm_assets.pipeline.layout import LAYOUTS, SAMPLE_ROWS, Expected, choose, groups, plan_group
 from llm_assets.pipeline.run import Run
 from llm_assets.prompts import Layout
 from llm_assets.records import FailureKind, Partition
 from llm_assets.secrets import masked
-from llm_assets.tables import Database, Output, Source, SourceTable, Store
+from llm_assets.tables import Database, Output, ReadOnlyStore, Source, SourceTable, Store
 from llm_assets.tasks import PROVENANCE_COLUMNS, Plan, Task
 
 
@@ -74,6 +74,8 @@ class PipelineSettings(BaseModel):
 class Pipeline:
     """A source table, its tasks, and the engine and output tables they share. Checked before any model is loaded.
 
+    With `read_only` nothing is written, and output tables that do not exist count as empty; it cannot run.
+
     Raises:
         LLMAssetsError: a setting, a database, the source or an output table is not as it must be.
     """
@@ -87,6 +89,7 @@ class Pipeline:
         output_database: Database,
         partition_columns: Sequence[str] = (),
         settings: PipelineSettings | None = None,
+        read_only: bool = False,
     ) -> None:
         names = [task.name for task in tasks]
         for name in names:
@@ -97,8 +100,11 @@ class Pipeline:
         self.tasks = tuple(tasks)
         self.engine = engine
         self.settings = settings or PipelineSettings()
+        if read_only and source_database.is_absent:
+            raise DatabaseError(f"There is no database {source_database.name}. Check the path.")
         for database in dict.fromkeys((source_database, output_database)):
-            database.check()
+            if not (read_only and database.is_absent):
+                database.check()
         columns = dict.fromkeys(column for task in tasks for column in task.template.columns)
         self.source = SourceTable(source_database, source, tuple(columns), partition_columns)
         for name in self.source.key_columns:
@@ -111,7 +117,8 @@ class Pipeline:
             Output(task.name, output_table_name(source, task), task.columns, f"{type(task).__name__} of {source.name}.")
             for task in tasks
         ]
-        self.store = Store(output_database, self.source, outputs, self.settings.output_schema)
+        kind = ReadOnlyStore if read_only else Store
+        self.store = kind(output_database, self.source, outputs, self.settings.output_schema)
         self.store.prepare()
         self.model = masked(engine.info.model)
         self._plans: dict[str, Plan] | None = None
@@ -123,11 +130,11 @@ class Pipeline:
             return {task.name: self.settings.layout for task in self.tasks}
         found: dict[str, Layout] = {}
         for group in groups(self.tasks):
-            layout = self._stored_layout(group) or self._counted_layout(group)
+            layout = self.stored_layout(group) or self._counted_layout(group)
             found |= {task.name: layout for task in group}
         return found
 
-    def _stored_layout(self, group: Sequence[Task]) -> Layout | None:
+    def stored_layout(self, group: Sequence[Task]) -> Layout | None:
         """Return the layout that more of the answers have. To turn from it would ask about every one of them again."""
         totals = dict.fromkeys(LAYOUTS, 0)
         for task in group:
@@ -158,12 +165,14 @@ class Pipeline:
             for task in self.tasks:
                 if task.constraint is not None:
                     self.engine.check(task.constraint)
-            tokenizer, length = self.engine.tokenizer, self.engine.max_model_len
-            grouped = [
-                plan_group(group, tokenizer, length, self.layouts[group[0].name]) for group in groups(self.tasks)
-            ]
-            self._plans = {plan.task.name: plan for group in grouped for plan in group}
+            self._plans = self.unchecked_plans()
         return self._plans
+
+    def unchecked_plans(self) -> dict[str, Plan]:
+        """Return the plans though the engine might refuse their constraints: to ask vLLM, it has to be imported."""
+        tokenizer, length = self.engine.tokenizer, self.engine.max_model_len
+        grouped = [plan_group(group, tokenizer, length, self.layouts[group[0].name]) for group in groups(self.tasks)]
+        return {plan.task.name: plan for group in grouped for plan in group}
 
     def expected(self) -> Expected:
         """Return a count of the tokens that a run's questions leave to compute."""
@@ -196,7 +205,10 @@ class Pipeline:
             DatabaseAwayError: at once: a database was away for long.
             EngineError: at once: the engine died again and again.
             AccountingError: at once: the engine lost, doubled or invented a request.
+            ConfigError: the pipeline is read-only.
         """
+        if isinstance(self.store, ReadOnlyStore):
+            raise ConfigError("A read-only pipeline writes no answers. Make one without read_only=True to run it.")
         return Run(self, partitions, run_id, listener).results()
 
 

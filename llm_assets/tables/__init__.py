@@ -1,10 +1,12 @@
 """The databases: a source to read, and the tables that answers are written to."""
 
 from llm_assets.tables.batch import AnsweredRow, AnswerToWrite, Batch, FailedRow, FailureToWrite, UnstorableError
+from llm_assets.tables.columns import clean, key_text
 from llm_assets.tables.database import Database
 from llm_assets.tables.export import export_csv, export_file
 from llm_assets.tables.ledger import prune_ledger
 from llm_assets.tables.locks import POLL_SECONDS, run_locks
+from llm_assets.tables.reading import PastPartition, ReadOnlyStore, StoredAnswers
 from llm_assets.tables.source import Source, SourceTable
 from llm_assets.tables.statistics import Histogram, Statistics
 from llm_assets.tables.store import Output, Store
@@ -20,15 +22,20 @@ __all__ = [
     "FailureToWrite",
     "Histogram",
     "Output",
+    "PastPartition",
+    "ReadOnlyStore",
     "Source",
     "SourceTable",
     "Statistics",
     "Store",
+    "StoredAnswers",
     "Unanswered",
     "UnansweredRows",
     "UnstorableError",
+    "clean",
     "export_csv",
     "export_file",
+    "key_text",
     "prune_ledger",
     "run_locks",
 ]

@@ -105,6 +105,11 @@ class Database:
             return None
         return Path(path).expanduser()
 
+    @property
+    def is_absent(self) -> bool:
+        """Whether this is a SQLite file that does not exist: to connect would make it."""
+        return self.file is not None and not self.file.exists()
+
     def check(self) -> None:
         """Connect once.
 

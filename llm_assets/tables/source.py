@@ -145,20 +145,16 @@ class SourceTable:
         with self.database.engine.connect() as connection:
             return {tuple(row) for row in connection.execute(query)}
 
-    def rows(self, keys: Sequence[Key]) -> dict[Key, Row]:
-        """Return those of some rows that the source has, by key, whatever their partition."""
+    def rows(self, keys: Sequence[Key], partition: Partition | None = None) -> dict[Key, Row]:
+        """Return those of some rows that a partition has, or the whole source, by key and in the order of the keys."""
+        columns = [self._table.c[name] for name in self.key_columns]
+        query = sa.select(*(self._table.c[name] for name in self.columns))
+        query = query.where(*self.conditions(partition or Partition()))
         found: dict[Key, Row] = {}
         for start in range(0, len(keys), CHUNK_ROWS):
-            found |= self._rows(keys[start : start + CHUNK_ROWS])
-        return found
-
-    @retried
-    def _rows(self, keys: Sequence[Key]) -> dict[Key, Row]:
-        columns = [self._table.c[name] for name in self.key_columns]
-        query = sa.select(*(self._table.c[name] for name in self.columns)).where(matches(columns, keys))
-        with self.database.engine.connect() as connection:
-            rows = [self._row(values) for values in connection.execute(query).mappings()]
-        return {row.key: row for row in rows}
+            page = self._page(query.where(matches(columns, keys[start : start + CHUNK_ROWS])))
+            found |= {row.key: row for row in page}
+        return {key: found[key] for key in keys if key in found}
 
     def check_column(self, name: str, use: str) -> None:
         """Raise a SourceError if the table has no such column; `use` says what names it."""
@@ -175,6 +171,45 @@ class SourceTable:
         query = query.where(*self.conditions(partition), value.is_not(None)).order_by(*keys).limit(limit)
         with self.database.engine.connect() as connection:
             return {tuple(row[:-1]): str(_as_text(row[-1])) for row in connection.execute(query)}
+
+    @retried
+    def keys_at(self, partition: Partition, positions: Collection[int]) -> list[Key]:
+        """Return the keys of a partition's rows at some positions, counted from 0 in key order."""
+        columns = [self._table.c[name] for name in self.key_columns]
+        number = sa.func.row_number().over(order_by=columns).label("llm_assets_number")
+        numbered = sa.select(*columns, number).where(*self.conditions(partition)).subquery()
+        query = sa.select(*(numbered.c[name] for name in self.key_columns))
+        query = query.where(numbered.c.llm_assets_number.in_([position + 1 for position in positions]))
+        with self.database.engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(query.order_by(numbered.c.llm_assets_number))]
+
+    @retried
+    def find(self, texts: Sequence[str]) -> Row:
+        """Return the row whose key is given as text, a value for each key column.
+
+        Raises:
+            SourceError: there is no such row, or the values are too few, too many or of another type.
+        """
+        if len(texts) != len(self.key_columns):
+            raise SourceError(
+                f"The key of {self.source.name!r} is {', '.join(self.key_columns)}: {len(self.key_columns)} value(s), "
+                f"and {len(texts)} were given: {', '.join(texts)}."
+            )
+        columns = [self._table.c[name] for name in self.key_columns]
+        # As text to the database: it knows how it writes its own types, a UUID or a date.
+        equal = [sa.cast(column, sa.Text) == text for column, text in zip(columns, texts, strict=True)]
+        query = sa.select(*columns).where(*self.conditions(Partition()))
+        with self.database.engine.connect() as connection:
+            found = connection.execute(query.where(*equal).limit(2)).all()
+            some = connection.execute(query.order_by(*columns).limit(3)).all() if not found else []
+        if not found:
+            shown = "; ".join(" ".join(map(str, key)) for key in some)
+            raise SourceError(
+                f"Table {self.source.name!r} has no row with the key {' '.join(texts)!r}. "
+                + (f"Its first keys are {shown}." if some else "It has no rows.")
+            )
+        key = tuple(found[0])
+        return self.rows([key])[key]
 
     @retried
     def check_key(self, partition: Partition) -> None:

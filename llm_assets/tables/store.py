@@ -85,16 +85,20 @@ class Store:
             # Of runs that start together one makes the tables, and the others wait for it.
             lock = "SELECT pg_advisory_xact_lock(hashtext('llm_assets'))"
             connection.exec_driver_sql("BEGIN IMMEDIATE" if self.database.dialect == "sqlite" else lock)
-            inspector = sa.inspect(connection)
-            schema = self._metadata.schema
-            if schema and schema not in inspector.get_schema_names():
-                raise OutputTableError(
-                    f"There is no schema {schema!r} in {self.database.name}. Create it, or choose one of "
-                    f"{', '.join(inspector.get_schema_names())}."
-                )
-            if inspector.has_table(self._throughput.name, schema):
-                self._check_owner(connection)
+            self._check_place(connection)
             make_tables(connection, self._metadata, self._version, self.database)
+
+    def _check_place(self, connection: sa.Connection) -> None:
+        """Raise an OutputTableError if there is no such schema, or it has another source's answers in these tables."""
+        inspector = sa.inspect(connection)
+        schema = self._metadata.schema
+        if schema and schema not in inspector.get_schema_names():
+            raise OutputTableError(
+                f"There is no schema {schema!r} in {self.database.name}. Create it, or choose one of "
+                f"{', '.join(inspector.get_schema_names())}."
+            )
+        if inspector.has_table(self._throughput.name, schema):
+            self._check_owner(connection)
 
     def _check_owner(self, connection: sa.Connection) -> None:
         """Raise an OutputTableError if another source writes to the same tables: each would remove the other's rows."""

@@ -18,13 +18,14 @@ LAYOUT = 3
 """
 
 
-def make_tables(connection: sa.Connection, metadata: sa.MetaData, version: sa.Table, database: Database) -> None:
-    """Create the tables that do not exist, and add to those that do the columns that they lack.
+def table_changes(
+    connection: sa.Connection, metadata: sa.MetaData, version: sa.Table, database: Database
+) -> tuple[int | None, list[str]]:
+    """Return the layout of the tables that exist, and the statements that add the columns that they lack.
 
     Raises:
         OutputTableError: a table is not one of this package's, has columns that it no longer writes or writes as
             another type, or was made by a later version.
-        DatabaseError: the right to make or alter tables is missing; the message has the statements.
     """
     inspector = sa.inspect(connection)
     existing = set(inspector.get_table_names(metadata.schema))
@@ -42,6 +43,17 @@ def make_tables(connection: sa.Connection, metadata: sa.MetaData, version: sa.Ta
         if table.name in existing
         for statement in _additions(connection, table, inspector.get_columns(table.name, metadata.schema), database)
     ]
+    return stored, statements
+
+
+def make_tables(connection: sa.Connection, metadata: sa.MetaData, version: sa.Table, database: Database) -> None:
+    """Create the tables that do not exist, and add to those that do the columns that they lack.
+
+    Raises:
+        OutputTableError: as `table_changes`.
+        DatabaseError: the right to make or alter tables is missing; the message has the statements.
+    """
+    stored, statements = table_changes(connection, metadata, version, database)
     try:
         for statement in statements:
             # Without parameters a driver leaves percent signs alone.

@@ -277,7 +277,7 @@ class GenerationPlan(Plan):
     """A plan of one query whose answer is generated text."""
 
     def read(self, completions: Sequence[Completion]) -> tuple[dict[str, object], str] | Failure:
-        best = max(completions[0].candidates, key=mean_logprob)
+        best = best_candidate(completions[0])
         columns = self.parse(best)
         if isinstance(columns, Failure):
             return columns
@@ -300,6 +300,11 @@ class GenerationPlan(Plan):
 def generation_columns(sampling: Sampling) -> tuple[Column, ...]:
     """The columns that every generated answer has."""
     return (CONFIDENCE, LOGPROBS) if sampling.logprobs else (CONFIDENCE,)
+
+
+def best_candidate(completion: Completion) -> Candidate:
+    """Return the candidate whose tokens are the likeliest on average, of which the answer is read."""
+    return max(completion.candidates, key=mean_logprob)
 
 
 def mean_logprob(candidate: Candidate) -> float:

@@ -173,9 +173,9 @@ class ChoicePlan(ScoringPlan):
     def __init__(self, task: Extract, tokenizer: Tokenizer, max_model_len: int, layout: Layout) -> None:
         assert task.choice is not None
         name, values = task.choice
-        self.answers = [json.dumps({name: value}, ensure_ascii=False) for value in values]
+        answers = [json.dumps({name: value}, ensure_ascii=False) for value in values]
         self._columns = schema_columns(task.json_schema)
-        super().__init__(task, tokenizer, max_model_len, layout, self.answers, "answer")
+        super().__init__(task, tokenizer, max_model_len, layout, answers, "answer")
 
     def read(self, completions: Sequence[Completion]) -> tuple[dict[str, object], str] | Failure:
         found = self.probabilities(completions)

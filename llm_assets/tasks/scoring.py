@@ -67,7 +67,7 @@ class ScoringPlan(Plan):
                     f"{answers[encoded.index(ids)]!r}. Choose {noun}s with different words."
                 )
         self._noun = noun
-        self._count = len(encoded)
+        self.answers = list(answers)
         self.branches = label_branches(encoded, tokenizer.end_token_ids)
         queries = []
         self._branch_of: list[int] = []
@@ -80,13 +80,17 @@ class ScoringPlan(Plan):
                 self._branch_of.append(number)
         super().__init__(task, tokenizer, max_model_len, queries, layout)
 
-    def probabilities(self, completions: Sequence[Completion]) -> list[float] | Failure:
-        """Return each answer's probability, given that the model gives one of them. They sum to 1."""
-        logs = [0.0] * self._count
+    def scores(self, completions: Sequence[Completion]) -> list[dict[int, float]]:
+        """Return for each branch the natural-log probabilities of its ways on, by token id."""
         scores: list[dict[int, float]] = [{} for _ in self.branches]
         for number, completion in zip(self._branch_of, completions, strict=True):
             scores[number].update(completion.scores)
-        for branch, found in zip(self.branches, scores, strict=True):
+        return scores
+
+    def probabilities(self, completions: Sequence[Completion]) -> list[float] | Failure:
+        """Return each answer's probability, given that the model gives one of them. They sum to 1."""
+        logs = [0.0] * len(self.answers)
+        for branch, found in zip(self.branches, self.scores(completions), strict=True):
             ways = [log_sum_exp([found.get(i, -math.inf) for i in ids]) for ids, _ in branch.ways]
             total = log_sum_exp(ways)
             if not math.isfinite(total):

@@ -1,0 +1,38 @@
+"""The same engine with another model, to compare the two."""
+
+from pathlib import Path
+
+from llm_assets.engines.base import Engine
+from llm_assets.engines.dummy import DummyEngine
+from llm_assets.engines.settings import VllmSettings
+from llm_assets.engines.vllm import VllmEngine
+from llm_assets.errors import ConfigError
+
+OF_THE_MODEL = ("revision", "tokenizer", "chat_template", "quantization", "speculative_config")
+"""Settings that belong to a model, and not to the one that takes its place."""
+
+
+def with_model(engine: Engine, model: str) -> Engine:
+    """Return an engine with the settings of another one and its own model, not loaded; the same one for its own model.
+
+    Args:
+        engine: The engine whose settings are taken, without those that describe its model.
+        model: Directory of a model, or its name on the Hugging Face hub.
+
+    Raises:
+        ConfigError: the engine has no models to choose from, or there is no such directory.
+    """
+    if isinstance(engine, DummyEngine):
+        return engine if model == engine.identity else type(engine)(engine.max_model_len, model)
+    if not isinstance(engine, VllmEngine):
+        raise ConfigError(f"The model of a {type(engine).__name__} cannot be varied.")
+    own = engine.settings.model
+    if model in (own, Path(own).name):
+        return engine
+    kept = {
+        name: value
+        for name, value in engine.settings.model_dump(exclude_unset=True).items()
+        if name not in OF_THE_MODEL and name != "model"
+    }
+    extra = kept.pop("engine_args", {})
+    return VllmEngine(VllmSettings.model_validate({**kept, **extra, "model": model}))
