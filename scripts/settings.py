@@ -12,7 +12,18 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from llm_assets.dagster import DatabaseResource, RunConfig, StaticPartitions, TimePartitions, build_llm_assets
+from llm_assets.dagster import (
+    DatabaseResource,
+    DynamicPartitions,
+    Freshness,
+    MultiPartitions,
+    OnCron,
+    RunConfig,
+    Schedule,
+    StaticPartitions,
+    TimePartitions,
+    build_llm_assets,
+)
 from llm_assets.dagster.checks import Checks
 from llm_assets.dagster.checks.settings import Check
 from llm_assets.engines import VllmSettings
@@ -34,6 +45,11 @@ GROUPS: dict[str, list[type[BaseModel]]] = {
     "`Source`": [Source],
     "`TimePartitions`": [TimePartitions],
     "`StaticPartitions`": [StaticPartitions],
+    "`DynamicPartitions`": [DynamicPartitions],
+    "`MultiPartitions`": [MultiPartitions],
+    "`Schedule`": [Schedule],
+    "`OnCron`, an automation": [OnCron],
+    "`Freshness`": [Freshness],
     "`PipelineSettings`": [PipelineSettings],
     "`DatabaseResource`": [DatabaseResource],
     "`VllmResource`: vLLM's engine arguments": [VllmSettings],
@@ -48,7 +64,8 @@ def render() -> str:
         fields = {
             name: field
             for name, field in model.model_fields.items()
-            if name != "type" and (model is Task or name not in Task.model_fields or field.is_required())
+            if name != "type"
+            if model is Task or not issubclass(model, Task) or name not in Task.model_fields or field.is_required()
             if not (model is not Task and issubclass(model, Task) and name == "name")
         }
         rows = [

@@ -223,7 +223,7 @@ class DynamicPartitions(_OfOneColumn):
     type: Literal["dynamic"] = "dynamic"
     column: str = Field(description="Column whose values are the partitions.")
     name: str | None = Field(
-        default=None, description="What Dagster calls this set of partitions; <table>_<column> if not given."
+        default=None, description="What Dagster calls this set of partitions; `<table>_<column>` if not given."
     )
 
     def set_name(self, table: str) -> str:

@@ -1,9 +1,10 @@
 """Which rows of a source have neither an answer nor a failure, by partition: what a sensor looks at every minute."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
+from math import ceil
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,6 +12,7 @@ from sqlalchemy.dialects import postgresql
 
 from llm_assets.records import Condition, Key, Partition, Within
 from llm_assets.tables.database import retried
+from llm_assets.tables.partitions import ColumnOf
 from llm_assets.tables.source import SourceTable, matches
 from llm_assets.tables.store import Output, Store
 
@@ -149,9 +151,27 @@ class Unanswered:
         self, partitions: Sequence[Partition], old_before: Moment | None, where: sa.ColumnElement[bool], limit: int
     ) -> dict[str, UnansweredRows]:
         found: dict[str, UnansweredRows] = {}
-        for some in _with_few_conditions(partitions):
+        for some in _with_few_conditions(self._narrowed(partitions, where, limit)):
             found |= self._count_some(some, old_before, where, limit)
         return found
+
+    def _narrowed(
+        self, partitions: Sequence[Partition], where: sa.ColumnElement[bool], limit: int
+    ) -> Sequence[Partition]:
+        """Leave out stretches of time without unanswered rows, if there are more windows than fit into one query."""
+        index = next((i for i, each in enumerate(partitions[0].conditions) if isinstance(each, Within)), None)
+        windows = [] if index is None else _windows(each.conditions[index] for each in partitions)
+        if index is None or len(windows) <= CONDITIONS_OF_A_QUERY:
+            return partitions
+        size = ceil(len(windows) / CONDITIONS_OF_A_QUERY)
+        stretches = [windows[first : first + size] for first in range(0, len(windows), size)]
+        whole = [
+            Partition(str(number), (Within(each[0].column, each[0].start, each[-1].end),))
+            for number, each in enumerate(stretches)
+        ]
+        found = self._count_some(whole, None, where, limit)
+        kept = {window for number, each in enumerate(stretches) if str(number) in found for window in each}
+        return [each for each in partitions if each.conditions[index] in kept]
 
     @retried
     def _count_some(
@@ -159,45 +179,64 @@ class Unanswered:
     ) -> dict[str, UnansweredRows]:
         names = {each.conditions: each.key for each in partitions}
         choices = [list(dict.fromkeys(choice)) for choice in zip(*names, strict=True)]
-        places = [self._place(choice).label(f"place_{number}") for number, choice in enumerate(choices)]
-        old = sa.false() if old_before is None else self._source.column_of(old_before[0]).before(old_before[1])
-        query = sa.select(*places, sa.case((old, 1), else_=0).label("old"))
-        rows = (
-            query.select_from(self._source.selectable)
-            .where(*self._source.conditions(Partition()), where)
-            .limit(limit)
-            .subquery()
-        )
-        by = [rows.c[place.name] for place in places]
-        counted = sa.select(*by, sa.func.count(), sa.func.sum(rows.c.old)).select_from(rows).group_by(*by)
+        # With an offset, the database does this first: to compare keys is cheaper than to place times.
+        query = sa.select(*self._source.selectable.c).where(*self._source.conditions(Partition()), where)
+        open_rows = query.offset(0).subquery()
+
+        def column(name: str) -> ColumnOf:
+            return replace(self._source.column_of(name), column=open_rows.c[name])
+
+        places, limits = [], []
+        for number, choice in enumerate(choices):
+            places.append(_place(column(choice[0].column), choice).label(f"place_{number}"))
+            limits += _limits(column(choice[0].column), choice)
+        old = sa.false() if old_before is None else column(old_before[0]).before(old_before[1])
+        query = sa.select(*places, sa.case((old, 1), else_=0).label("old")).select_from(open_rows)
+        rows = query.where(*limits).subquery()
+        # Rows in no partition do not take the place of others.
+        placed = sa.select(rows).where(*(rows.c[place.name].is_not(None) for place in places)).limit(limit).subquery()
+        by = [placed.c[place.name] for place in places]
+        counted = sa.select(*by, sa.func.count(), sa.func.sum(placed.c.old)).select_from(placed).group_by(*by)
         found = {}
         with self.database.engine.connect() as connection:
             for *numbers, count, count_old in connection.execute(counted):
-                if count and None not in numbers:
-                    met = tuple(choice[number] for choice, number in zip(choices, numbers, strict=True))
-                    if met in names:
-                        found[names[met]] = UnansweredRows(count, int(count_old))
+                met = tuple(choice[number] for choice, number in zip(choices, numbers, strict=True))
+                if count and met in names:
+                    found[names[met]] = UnansweredRows(count, int(count_old))
         return found
 
-    def _place(self, choice: Sequence[Condition]) -> sa.ColumnElement[Any]:
-        """Which of some conditions on one column a row meets, by its number; NULL for none."""
-        column = self._source.column_of(choice[0].column)
-        number = [sa.literal_column(str(index)) for index in range(len(choice))]
-        windows = [(each.start, each, index) for index, each in enumerate(choice) if isinstance(each, Within)]
-        if not windows:
-            whens = [(column.condition(each), number[index]) for index, each in enumerate(choice)]
-            return sa.case(*whens, else_=sa.null())
-        windows.sort(key=lambda window: window[0])
 
-        # Halved again and again, so that a row is compared with few of many windows.
-        def among(first: int, last: int) -> sa.ColumnElement[Any]:
-            middle = (first + last) // 2
-            start, window, index = windows[middle]
-            if first == middle:
-                return sa.case((column.condition(window), number[index]), else_=sa.null())
-            return sa.case((column.before(start), among(first, middle)), else_=among(middle, last))
+def _limits(column: ColumnOf, choice: Sequence[Condition]) -> list[sa.ColumnElement[bool]]:
+    """What rows that meet one of some conditions on a column have in common; quick to tell."""
+    windows = _windows(choice)
+    if not windows:
+        return []
+    return [sa.not_(column.before(windows[0].start)), column.before(max(each.end for each in windows))]
 
-        return among(0, len(windows))
+
+def _place(column: ColumnOf, choice: Sequence[Condition]) -> sa.ColumnElement[Any]:
+    """Which of some conditions on a column a row meets, by its number; NULL for none."""
+    number = [sa.literal_column(str(index)) for index in range(len(choice))]
+    windows = [(each.start, each, index) for index, each in enumerate(choice) if isinstance(each, Within)]
+    if not windows:
+        whens = [(column.condition(each), number[index]) for index, each in enumerate(choice)]
+        return sa.case(*whens, else_=sa.null())
+    windows.sort(key=lambda window: window[0])
+
+    # Halved again and again, so that a row is compared with few of many windows.
+    def among(first: int, last: int) -> sa.ColumnElement[Any]:
+        middle = (first + last) // 2
+        start, window, index = windows[middle]
+        if first == middle:
+            return sa.case((column.condition(window), number[index]), else_=sa.null())
+        return sa.case((column.before(start), among(first, middle)), else_=among(middle, last))
+
+    return among(0, len(windows))
+
+
+def _windows(conditions: Iterable[Condition]) -> list[Within]:
+    """Return the windows among some conditions, each once and by their beginning."""
+    return sorted({each for each in conditions if isinstance(each, Within)}, key=lambda window: window.start)
 
 
 def _with_few_conditions(partitions: Sequence[Partition]) -> Iterator[list[Partition]]:

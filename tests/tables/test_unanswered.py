@@ -184,6 +184,19 @@ def test_no_more_rows_are_looked_at_than_there_is_time_for(shop: Shop, monkeypat
     assert whole(made(shop).count(WHOLE, at_least=12)) == 12
 
 
+def test_unanswered_rows_in_no_partition_do_not_hide_others(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COUNTED_ROWS", 5)
+    shop.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, at TIMESTAMP, text TEXT, day TEXT)")
+    rows = [{"id": i, "at": "2020-01-01 10:00:00", "day": "someday"} for i in range(50)]
+    rows += [{"id": i, "at": None, "day": None} for i in range(50, 60)]
+    shop.insert("t", [*rows, {"id": 99, "at": "2026-11-01 05:30:00", "day": "monday"}])
+    counter = made(shop, source=Source(table="t"), columns=("at", "day"))
+    assert counter.count(hours(24)) == {"01 05": UnansweredRows(1)}
+    assert counter.count([day("monday"), day("tuesday")]) == {"monday": UnansweredRows(1)}
+    monkeypatch.setattr(module, "CONDITIONS_OF_A_QUERY", 7)
+    assert counter.count(hours(24)) == {"01 05": UnansweredRows(1)}
+
+
 def test_answers_in_a_schema_of_their_own_are_found(postgres_url: str) -> None:
     shop = Shop(postgres_url)
     shop.execute("CREATE SCHEMA answers")
