@@ -84,6 +84,14 @@ def test_a_check_can_be_off_and_so_can_all(reviews: Reviews) -> None:
     assert names(build_llm_assets(Source(table="reviews"), [SENTIMENT, FACTS, SUMMARY], checks=Checks.off())) == {}
 
 
+def test_answers_without_a_confidence_are_not_checked_for_it(reviews: Reviews, instance: dg.DagsterInstance) -> None:
+    reviews.add(["good"])
+    assets = reviews.assets(Summarize(name="summary", confidence=False))
+    assert names(assets) == {"reviews_summary": {"coverage", "failures", "summaries"}}
+    result = reviews.run(assets, instance=instance, partition_key=FIRST)
+    assert all(found.passed for found in result.get_asset_check_evaluations())
+
+
 def test_partitions_without_an_order_have_no_drift(reviews: Reviews) -> None:
     countries = StaticPartitions(column="gold", values=("de", "fr"))
     assert "drift" not in names(build_llm_assets(Source(table="reviews"), [SENTIMENT], countries))["reviews_sentiment"]
@@ -488,6 +496,42 @@ def test_a_run_over_several_partitions_has_a_result_for_each_and_one_that_names_
         "2026-11-02",
     ]
     assert [row["partition"] for row in examples(together, "by_partition")] == ["2026-11-02", "2026-11-03", FIRST]
+
+
+def test_results_are_about_the_last_recording_of_a_partition_also_where_there_are_two(
+    reviews: Reviews, instance: dg.DagsterInstance
+) -> None:
+    reviews.add(["a", "b"], day=1)
+    reviews.add(["c", "d"], day=2, first_id=10)
+
+    # With something downstream in the run, Dagster records each partition once more at the end of the step.
+    @dg.asset(deps=["reviews_sentiment"])
+    def report() -> None: ...
+
+    tags = {"dagster/asset_partition_range_start": FIRST, "dagster/asset_partition_range_end": "2026-11-02"}
+    result = reviews.run([*reviews.assets(SENTIMENT), report], instance=instance, tags=tags)
+    key = dg.AssetKey("reviews_sentiment")
+    for day in (FIRST, "2026-11-02"):
+        found = [item for item in result.get_asset_check_evaluations() if item.partition == day]
+        latest = {item.check_name: item for item in found}
+        wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[day])
+        records = instance.fetch_materializations(wanted, limit=10).records
+        assert len(records) == 2
+        for item in latest.values():
+            assert item.target_materialization_data is not None
+            assert item.target_materialization_data.storage_id == records[0].storage_id
+
+
+def test_a_check_that_breaks_fails_and_the_others_are_evaluated(sqlite_url: str, instance: dg.DagsterInstance) -> None:
+    reviews = Reviews(sqlite_url)
+    reviews.add(["good"])
+    assets = reviews.assets(FACTS)
+    reviews.run(assets, instance=instance, partition_key=FIRST)
+    reviews.execute("UPDATE reviews_facts SET tags = 'no JSON'")  # Postgres would not take it
+    found = reviews.check(assets, instance, FIRST)
+    assert not found["valid"].passed
+    assert "could not be evaluated: JSONDecodeError" in str(found["valid"].description)
+    assert found["coverage"].passed
 
 
 def test_checks_alone_without_partitions_are_about_those_with_answers(
