@@ -14,19 +14,19 @@ from unicodedata import east_asian_width
 from llm_assets.errors import printable
 from llm_assets.tables import Histogram
 
-WIDTH, HEIGHT = 480, 190
-"""Pixels."""
+WIDTH, HEIGHT = 350, 190
+"""Pixels. As wide as the column of values on the asset's page, in a window of 1,500."""
 
 BARS = 15
 """So many labels have a bar; the others are one together."""
 
-LABEL_WIDTH = 26
+LABEL_WIDTH = 22
 """Of a longer label, the beginning is shown: so many letters, or half as many Chinese ones."""
 
 LETTER = 6.4
 """About the pixels of a letter."""
 
-LEFT, RIGHT, TOP, BOTTOM = 56, 464, 18, 150
+LEFT, RIGHT, TOP, BOTTOM = 62, 338, 18, 150
 BAR_HEIGHT = 24
 
 
@@ -50,7 +50,7 @@ def label_plot(counts: Mapping[str, int]) -> str:
         shapes += f"M{left} {y + 12}h{count * scale:.0f}"
         names += _text(left - 6, y + 16, name)
         shares += _text(left + count * scale + 5, y + 16, f"{100 * count / total:.3g} %")
-    below = _x_axis(_ticks(0, highest), left, scale, 0, bottom, "rows")
+    below = _x_axis(_ticks(0, highest, 2 if left > 110 else 3), left, scale, 0, bottom, "rows")
     return _svg(bottom + 40, shapes, 18, f"M{left} {TOP}V{bottom}H{WIDTH - 10}", names, shares + below)
 
 

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from llm_assets.dagster.plots import histogram_plot, label_plot, markdown_image
+from llm_assets.dagster.plots import HEIGHT, WIDTH, histogram_plot, label_plot, markdown_image
 from llm_assets.tables import Histogram
 
 HOSTILE = [
@@ -73,8 +73,8 @@ def test_any_histogram_can_be_drawn_inside_its_frame(histogram: Histogram) -> No
     svg = histogram_plot(histogram, "tokens")
     for element in ElementTree.fromstring(svg).iter():
         if element.tag.endswith("}text"):
-            assert 0 <= float(element.get("x", "")) <= 480
-            assert 0 <= float(element.get("y", "")) <= 190
+            assert 0 <= float(element.get("x", "")) <= WIDTH
+            assert 0 <= float(element.get("y", "")) <= HEIGHT
 
 
 def test_an_ordinary_histogram_is_short_enough_to_be_shown_without_a_click() -> None:

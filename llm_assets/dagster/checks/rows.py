@@ -80,7 +80,7 @@ def confidence(settings: Confidence, subject: Subject) -> Finding:
     key = subject.partition.key
     rows, mean = subject.answers.answers(key), subject.answers.mean("confidence", key)
     if mean is None:
-        return nothing("There are no answers in this partition.", rows=rows)
+        return nothing("No answer in this partition has a confidence.", rows=rows)
     low = subject.answers.below("confidence", settings.low, key)
     share = low / rows
     numbers = {"rows": rows, "low_rows": low, "low_share": share, "mean_confidence": float(mean)}

@@ -1,0 +1,335 @@
+"""What each check finds: it passes and fails on rows that were made so, in real runs."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import dagster as dg
+import pytest
+from pydantic import BaseModel, field_validator
+
+from llm_assets.dagster.checks.labels import wilson
+from llm_assets.sampling import Sampling
+from llm_assets.tasks import Classify, Extract, Generate, Summarize
+from tests.dagster.answers import Reviews, by_name, examples, number
+
+SENTIMENT = Classify(name="sentiment", labels=("positive", "negative"))
+SUMMARY = Summarize(name="summary", max_words=10)
+FIRST = "2026-11-01"
+
+
+class Facts(BaseModel):
+    """What is extracted."""
+
+    product: str | None
+    request: Literal["refund", "none"]
+    tags: list[str]
+
+
+class Even(BaseModel):
+    """A number that is even, which no JSON schema says."""
+
+    number: int
+
+    @field_validator("number")
+    @classmethod
+    def _is_even(cls, value: int) -> int:
+        if value % 2 and value < 4:
+            raise ValueError(f"{value} is odd")
+        return value
+
+
+FACTS = Extract(name="facts", schema=Facts)
+
+
+@pytest.fixture
+def reviews(database_url: str) -> Iterator[Reviews]:
+    reviews = Reviews(database_url)
+    yield reviews
+    reviews.engine.dispose()
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def test_coverage_counts_rows_without_an_outcome_and_shows_them(reviews: Reviews, instance: dg.DagsterInstance) -> None:
+    reviews.add(["good", "bad", ""])
+    assets = reviews.assets(SENTIMENT)
+    found = by_name(reviews.run(assets, instance=instance, partition_key=FIRST))["coverage"]
+    assert found.passed
+    assert [number(found, f"rows_{name}") for name in ("answered", "failed", "missing")] == [2, 1, 0]
+    reviews.add(["new", "newer"], first_id=10)
+    found = reviews.check(assets, instance, FIRST)["coverage"]
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert number(found, "missing_share") == 0.4
+    assert found.description is not None
+    assert found.description.startswith("2 of 5 (40 %) source rows are neither answered nor failed.")
+    assert [row["id"] for row in examples(found)] == [10, 11]
+    allowed = reviews.assets(SENTIMENT, checks={"coverage": {"max_missing_share": 0.4}})
+    assert reviews.check(allowed, instance, FIRST)["coverage"].passed
+
+
+def test_failures_are_a_share_with_their_kinds(reviews: Reviews, instance: dg.DagsterInstance) -> None:
+    reviews.add(["good", "bad", "fine", None])
+    assets = reviews.assets(SENTIMENT)
+    found = by_name(reviews.run(assets, instance=instance, partition_key=FIRST))["failures"]
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert (number(found, "failed_share"), number(found, "empty_text_rows")) == (0.25, 1)
+    assert examples(found)[0]["row_key"] == "4"
+    allowed = reviews.assets(SENTIMENT, checks={"failures": {"max_share": 0.25}})
+    assert reviews.check(allowed, instance, FIRST)["failures"].passed
+
+
+def test_labels_that_are_not_of_the_list_are_invalid(reviews: Reviews, instance: dg.DagsterInstance) -> None:
+    reviews.add(["good", "bad", "fine", "poor"])
+    assets = reviews.assets(SENTIMENT)
+    assert by_name(reviews.run(assets, instance=instance, partition_key=FIRST))["valid"].passed
+    reviews.execute("UPDATE reviews_sentiment SET label = :label WHERE id = 3", label="<b>neutral</b>")
+    found = reviews.check(assets, instance, FIRST)["valid"]
+    assert not found.passed
+    assert number(found, "invalid_share") == 0.25
+    assert "'<b>neutral</b>' (1)" in str(found.description)
+    assert [(row["id"], row["label"]) for row in examples(found)] == [(3, "<b>neutral</b>")]
+
+
+def test_a_label_list_that_was_edited_makes_older_answers_invalid(
+    reviews: Reviews, instance: dg.DagsterInstance
+) -> None:
+    reviews.add([f"row {n}" for n in range(20)])
+    reviews.run(reviews.assets(SENTIMENT), instance=instance, partition_key=FIRST)
+    edited = reviews.assets(Classify(name="sentiment", labels=("positive", "bad")))
+    found = reviews.check(edited, instance, FIRST)["valid"]
+    negative = reviews.column("SELECT count(*) FROM reviews_sentiment WHERE label = 'negative'")
+    assert [number(found, "invalid_rows")] == negative != [0]
+    assert by_name(reviews.run(edited, instance=instance, partition_key=FIRST))["valid"].passed
+
+
+def test_fields_that_do_not_fit_the_schema_are_invalid(reviews: Reviews, instance: dg.DagsterInstance) -> None:
+    reviews.add(["good", "bad", "fine", "poor"])
+    assets = reviews.assets(FACTS)
+    assert by_name(reviews.run(assets, instance=instance, partition_key=FIRST))["valid"].passed
+    reviews.execute("UPDATE reviews_facts SET request = 'a cake' WHERE id = 2")
+    reviews.execute("UPDATE reviews_facts SET tags = '[1]' WHERE id = 3")
+    found = reviews.check(assets, instance, FIRST)["valid"]
+    assert not found.passed
+    assert number(found, "invalid_rows") == 2
+    problems = {row["id"]: row["problem"] for row in examples(found)}
+    assert problems[2].startswith("request: 'a cake'")
+    assert problems[3].startswith("tags.0: 1")
+
+
+def test_answers_are_validated_by_the_pydantic_model_too(reviews: Reviews, instance: dg.DagsterInstance) -> None:
+    reviews.add(["good", "bad"])
+    schema = "tests.dagster.test_check_findings:Even"
+    assets = reviews.assets(Extract(name="facts", schema=schema))
+    reviews.run(assets, instance=instance, partition_key=FIRST)
+    reviews.execute("UPDATE reviews_facts SET number = 4")
+    assert reviews.check(assets, instance, FIRST)["valid"].passed
+    reviews.execute("UPDATE reviews_facts SET number = 3 WHERE id = 1")
+    found = reviews.check(assets, instance, FIRST)["valid"]
+    assert examples(found)[0]["problem"] == "number: Value error, 3 is odd"
+
+
+def test_generated_choices_are_checked_as_labels_are(reviews: Reviews, instance: dg.DagsterInstance) -> None:
+    reviews.add(["good", "bad"])
+    assets = reviews.assets(Generate(name="mood", instruction="Which mood?", choice=("happy", "sad")))
+    found = by_name(reviews.run(assets, instance=instance, partition_key=FIRST))
+    assert found.keys() == {"coverage", "failures", "confidence", "valid", "drift"}
+    assert found["valid"].passed
+    reviews.execute("UPDATE reviews_mood SET answer = 'angry' WHERE id = 1")
+    assert not reviews.check(assets, instance, FIRST)["valid"].passed
+
+
+def set_labels(reviews: Reviews, first_id: int, labels: str) -> None:
+    """Set labels from a row on: p is positive, n is negative."""
+    for index, letter in enumerate(labels):
+        label = {"p": "positive", "n": "negative"}[letter]
+        reviews.execute("UPDATE reviews_sentiment SET label = :label WHERE id = :id", label=label, id=first_id + index)
+
+
+def test_drift_compares_with_the_partitions_before(reviews: Reviews, instance: dg.DagsterInstance) -> None:
+    assets = reviews.assets(SENTIMENT, checks={"drift": {"min_rows": 10, "max_distance": 0.2, "partitions": 2}})
+    for day in (1, 2, 3, 4):
+        reviews.add([f"row {n}" for n in range(10)], day=day, first_id=100 * day)
+        reviews.run(assets, instance=instance, partition_key=f"2026-11-0{day}")
+    for day, labels in ((1, "nnnnnnnnnn"), (2, "pppppppppn"), (3, "pppppppppn"), (4, "ppppnnnnnn")):
+        set_labels(reviews, 100 * day, labels)
+    found = reviews.check(assets, instance, FIRST)["drift"]
+    assert found.passed
+    assert str(found.description).endswith("nothing to compare with.")
+    # The last two partitions before, not the one before them: 18 of 20 positive, against 4 of 10.
+    found = reviews.check(assets, instance, "2026-11-04")["drift"]
+    assert not found.passed
+    assert [number(found, name) for name in ("distance", "rows", "earlier_rows")] == [0.5, 10, 20]
+    assert "'negative' moved most: from 10 % to 60 %" in str(found.description)
+    assert "(2026-11-02 to 2026-11-03)" in str(found.description)
+    shares = {row["label"]: row for row in examples(found)}
+    assert shares["negative"] == {"label": "negative", "share": 0.6, "share before": 0.1, "change": 0.5}
+    set_labels(reviews, 400, "pppppppppp")
+    assert reviews.check(assets, instance, "2026-11-04")["drift"].passed
+
+
+def test_drift_decides_nothing_on_few_rows(reviews: Reviews, instance: dg.DagsterInstance) -> None:
+    assets = reviews.assets(SENTIMENT, checks={"drift": {"min_rows": 3, "max_distance": 0}})
+    reviews.add(["a", "b"], day=1)
+    reviews.add(["c", "d", "e"], day=2, first_id=10)
+    for day in (1, 2):
+        reviews.run(assets, instance=instance, partition_key=f"2026-11-0{day}")
+    set_labels(reviews, 1, "pp")
+    set_labels(reviews, 10, "nnn")
+    found = reviews.check(assets, instance, "2026-11-02")["drift"]
+    assert found.passed
+    assert "too few to compare: min_rows is 3" in str(found.description)
+
+
+def test_a_share_of_low_confidence_fails(reviews: Reviews, instance: dg.DagsterInstance) -> None:
+    reviews.add(["good", "bad", "fine", "poor"])
+    assets = reviews.assets(SENTIMENT, checks={"confidence": {"low": 0.6, "max_share": 0.25}})
+    reviews.run(assets, instance=instance, partition_key=FIRST)
+    reviews.execute("UPDATE reviews_sentiment SET confidence = 0.9")
+    assert reviews.check(assets, instance, FIRST)["confidence"].passed
+    reviews.execute("UPDATE reviews_sentiment SET confidence = 0.55 WHERE id IN (2, 3)")
+    found = reviews.check(assets, instance, FIRST)["confidence"]
+    assert not found.passed
+    assert (number(found, "low_share"), number(found, "mean_confidence")) == (0.5, 0.725)
+    assert [(row["id"], row["text"]) for row in examples(found)][:2] == [(2, "bad"), (3, "fine")]
+
+
+def facts(reviews: Reviews, number: int, product: str | None, tags: str) -> None:
+    reviews.execute(
+        "UPDATE reviews_facts SET product = :product, tags = :tags WHERE id = :id",
+        id=number,
+        product=product,
+        tags=tags,
+    )
+
+
+def test_extracted_strings_that_the_text_does_not_have_are_found(
+    reviews: Reviews, instance: dg.DagsterInstance
+) -> None:
+    reviews.add(["My ZEBRA-toaster broke, twice.", "The lamp is lovely.", "椅子摇晃得厉害。"])
+    assets = reviews.assets(FACTS)
+    reviews.run(assets, instance=instance, partition_key=FIRST)
+    facts(reviews, 1, "Zebra toaster", '["broke"]')
+    facts(reviews, 2, None, "[]")
+    facts(reviews, 3, "椅子", '["摇晃"]')
+    found = reviews.check(assets, instance, FIRST)["grounded"]
+    assert found.passed
+    assert number(found, "values") == 4
+    # "refund" is one of fixed values, and a null product is no value: neither needs to stand in the text.
+    facts(reviews, 2, "desk", '["lovely", "bright"]')
+    found = reviews.check(assets, instance, FIRST)["grounded"]
+    assert not found.passed
+    assert (number(found, "values"), number(found, "absent_values")) == (7, 2)
+    assert [(row["field"], row["value"]) for row in examples(found)] == [("product", "desk"), ("tags", "bright")]
+    assert examples(found)[0]["text"] == "The lamp is lovely."
+
+
+@pytest.mark.parametrize("skip", ["tags", "facts.tags"])
+def test_a_field_can_be_left_out_of_the_comparison_with_the_text(
+    reviews: Reviews, instance: dg.DagsterInstance, skip: str
+) -> None:
+    reviews.add(["The lamp is lovely."])
+    assets = reviews.assets(FACTS, checks={"grounded": {"skip": [skip]}})
+    reviews.run(assets, instance=instance, partition_key=FIRST)
+    facts(reviews, 1, "lamp", '["made up"]')
+    assert reviews.check(assets, instance, FIRST)["grounded"].passed
+    assert not reviews.check(reviews.assets(FACTS), instance, FIRST)["grounded"].passed
+
+
+LONG = "The lamp came a day early, the light is warm, and my cat has decided to live under it for good."
+
+
+@pytest.mark.parametrize(
+    ("summary", "problem"),
+    [
+        ("The writer loves the lamp.", None),
+        ("Lamp.", "empty"),
+        ("", "empty"),
+        ("!?", "empty"),
+        (LONG, "copied"),
+        ("the LIGHT is warm, and my cat has decided to live", "copied"),
+        ("The light is warm.", None),
+        (" ".join(["word"] * 16), "too long"),
+        (" ".join(["word"] * 15), None),
+    ],
+)
+def test_summaries_that_are_empty_copied_or_too_long_are_found(
+    reviews: Reviews, instance: dg.DagsterInstance, summary: str, problem: str | None
+) -> None:
+    reviews.add([LONG])
+    assets = reviews.assets(SUMMARY)
+    reviews.run(assets, instance=instance, partition_key=FIRST)
+    reviews.execute("UPDATE reviews_summary SET summary = :summary", summary=summary)
+    found = reviews.check(assets, instance, FIRST)["summaries"]
+    assert found.passed == (problem is None)
+    if problem:
+        assert examples(found) == [{"id": 1, "problem": problem, "summary": summary, "text": LONG}]
+
+
+def test_accuracy_is_measured_on_rows_with_a_right_label(reviews: Reviews, instance: dg.DagsterInstance) -> None:
+    reviews.add([f"row {n}" for n in range(6)], gold=["positive"] * 4 + ["negative", None])
+    checks: dict[str, Any] = {"accuracy": {"gold": {"sentiment": "gold"}, "min_accuracy": 0.8, "min_rows": 5}}
+    assets = reviews.assets(SENTIMENT, checks=checks)
+    reviews.run(assets, instance=instance, partition_key=FIRST)
+    set_labels(reviews, 1, "ppppnn")
+    found = reviews.check(assets, instance, FIRST)["accuracy"]
+    assert found.passed
+    assert [number(found, name) for name in ("gold_rows", "gold_right", "accuracy")] == [5, 5, 1.0]
+    set_labels(reviews, 1, "pppn")
+    reviews.execute("UPDATE reviews SET gold = 'mixed' WHERE id = 5")
+    found = reviews.check(assets, instance, FIRST)["accuracy"]
+    assert not found.passed
+    assert number(found, "accuracy") == 0.6
+    assert 0 < number(found, "accuracy_low") < 0.6 < number(found, "accuracy_high") < 1
+    assert "values that are no labels, such as 'mixed'" in str(found.description)
+    wrong = [(row["id"], row["label"], row["gold"], row["text"]) for row in examples(found)]
+    assert wrong == [(4, "negative", "positive", "row 3"), (5, "negative", "mixed", "row 4")]
+    checks["accuracy"]["min_rows"] = 6
+    found = reviews.check(reviews.assets(SENTIMENT, checks=checks), instance, FIRST)["accuracy"]
+    assert found.passed
+    assert "too few rows to decide" in str(found.description)
+
+
+@pytest.mark.parametrize(
+    ("right", "rows", "low", "high"), [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0)]
+)
+def test_the_confidence_interval_is_wilsons(right: int, rows: int, low: float, high: float) -> None:
+    assert wilson(right, rows) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_a_check_that_breaks_fails_and_the_others_are_evaluated(sqlite_url: str, instance: dg.DagsterInstance) -> None:
+    reviews = Reviews(sqlite_url)
+    reviews.add(["good"])
+    assets = reviews.assets(FACTS)
+    reviews.run(assets, instance=instance, partition_key=FIRST)
+    reviews.execute("UPDATE reviews_facts SET tags = 'no JSON'")  # Postgres would not take it
+    found = reviews.check(assets, instance, FIRST)
+    assert not found["valid"].passed
+    assert "could not be evaluated: JSONDecodeError" in str(found["valid"].description)
+    assert found["coverage"].passed
+
+
+def test_descriptions_and_examples_are_bounded_and_without_control_characters(
+    reviews: Reviews, instance: dg.DagsterInstance
+) -> None:
+    reviews.add(["x" * 10_000 + "\x1b[31m"] * 9)
+    assets = reviews.assets(SENTIMENT, checks={"confidence": {"low": 1, "max_share": 0}})
+    reviews.run(assets, instance=instance, partition_key=FIRST)
+    reviews.execute("UPDATE reviews_sentiment SET label = :label", label="\x1b[31m$x^{" + "y" * 100_000)
+    found = reviews.check(assets, instance, FIRST)
+    for evaluation in found.values():
+        assert len(str(evaluation.description)) <= 2000
+        assert str(evaluation.description).isprintable()
+        for row in examples(evaluation) if "llm_assets/examples" in evaluation.metadata else []:
+            assert all(len(value) <= 160 and value.isprintable() for value in row.values() if isinstance(value, str))
+    assert not found["valid"].passed
+    assert not found["confidence"].passed
+
+
+def test_a_task_that_samples_has_the_same_checks(reviews: Reviews, instance: dg.DagsterInstance) -> None:
+    reviews.add(["good", "bad"])
+    assets = reviews.assets(Extract(name="facts", schema=Facts, sampling=Sampling(temperature=0.5)))
+    assert by_name(reviews.run(assets, instance=instance, partition_key=FIRST))["valid"].passed
