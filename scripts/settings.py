@@ -13,6 +13,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from llm_assets.dagster import DatabaseResource, RunConfig, StaticPartitions, TimePartitions, build_llm_assets
+from llm_assets.dagster.checks import Checks
+from llm_assets.dagster.checks.settings import Check
 from llm_assets.engines import VllmSettings
 from llm_assets.pipeline import PipelineSettings
 from llm_assets.sampling import Sampling
@@ -53,7 +55,21 @@ def render() -> str:
             f"| `{field.alias or name}` | {_default(field)} | {field.description} |" for name, field in fields.items()
         ]
         parts.append(_details(title, ["setting", "default", "meaning"], rows))
-    return "\n\n".join([*parts, _factory()])
+    return "\n\n".join([*parts, _checks(), _factory()])
+
+
+def _checks() -> str:
+    """The checks with what each can be told."""
+    rows = [
+        f"| any check's `{name}` | {_default(field)} | {field.description} |"
+        for name, field in Check.model_fields.items()
+    ]
+    for name, field in Checks.model_fields.items():
+        settings = type(field.default).model_fields
+        for setting, own in settings.items():
+            if setting not in Check.model_fields or own.default != Check.model_fields[setting].default:
+                rows.append(f"| `{name}.{setting}` | {_default(own)} | {own.description} |")
+    return _details("`Checks`", ["setting", "default", "meaning"], rows)
 
 
 def _factory() -> str:

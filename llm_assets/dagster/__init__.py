@@ -2,6 +2,7 @@
 
 from llm_assets.dagster.assets import build_failed_rows_job, build_llm_assets
 from llm_assets.dagster.automation import Automation, Duration, Freshness, OnCron, automation_condition
+from llm_assets.dagster.checks import Checks
 from llm_assets.dagster.execute import RunConfig, execute_table
 from llm_assets.dagster.partitions import (
     AnyPartitions,
@@ -19,6 +20,7 @@ from llm_assets.dagster.table import TableDefinition
 __all__ = [
     "AnyPartitions",
     "Automation",
+    "Checks",
     "DatabaseResource",
     "DummyEngineResource",
     "Duration",

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import dagster as dg
 
+from llm_assets.dagster.checks import Checks
+from llm_assets.dagster.checks.specs import check_specs
 from llm_assets.dagster.execute import ExecuteTable, RunConfig, TableEvent, execute_table
 from llm_assets.dagster.metadata import asset_metadata
 from llm_assets.dagster.partitions import Partitions
@@ -21,6 +23,7 @@ def build_llm_assets(
     partitions: Partitions | None = None,
     *,
     settings: PipelineSettings | None = None,
+    checks: Checks | None = None,
     key_prefix: Sequence[str] = (),
     group_name: str = "llm_assets",
     owners: Sequence[str] = (),
@@ -45,6 +48,7 @@ def build_llm_assets(
         tasks: What to ask about each row. Each becomes the asset and table `<table>_<task>`.
         partitions: How the table is cut; None takes it whole.
         settings: How rows are worked through.
+        checks: What is checked of the answers; `Checks.off()` for nothing.
         key_prefix: Put before the asset keys.
         group_name: Dagster group of the assets.
         owners: Dagster owners of the assets.
@@ -74,6 +78,7 @@ def build_llm_assets(
         database_key,
         source_database_key or database_key,
         engine_key,
+        checks or Checks(),
     )
     definition = table.partitions_definition
     specs = [
@@ -94,13 +99,13 @@ def build_llm_assets(
     ]
     if translate is not None:
         specs = [_translated(spec, translate) for spec in specs]
-    resource_keys = {table.database_key, table.source_database_key, table.engine_key}
 
     @dg.multi_asset(
         name=dg.AssetKey([*key_prefix, source.output_prefix, "answers"]).to_python_identifier(),
         specs=specs,
+        check_specs=check_specs(table, definition),
         can_subset=True,
-        required_resource_keys=resource_keys,
+        required_resource_keys=table.resource_keys,
         backfill_policy=_backfill_policy(max_partitions_per_run) if definition else None,
         pool=pool,
     )

@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager
 import dagster as dg
 from pydantic import Field, ValidationError
 
+from llm_assets.dagster.checks.evaluation import CheckEvent, TableChecks
 from llm_assets.dagster.metadata import materialization_metadata
 from llm_assets.dagster.record import Record
 from llm_assets.dagster.table import TableDefinition
@@ -43,7 +44,7 @@ class RunConfig(dg.Config):
             raise ConfigError(f"The run's config: {validation_message(error)}") from None
 
 
-TableEvent = dg.AssetMaterialization | dg.MaterializeResult | dg.AssetCheckResult
+TableEvent = dg.AssetMaterialization | dg.MaterializeResult | CheckEvent
 """What the step of a table tells Dagster."""
 
 ExecuteTable = Callable[[dg.AssetExecutionContext, TableDefinition, RunConfig], Iterator[TableEvent]]
@@ -55,7 +56,8 @@ def execute_table(context: dg.AssetExecutionContext, table: TableDefinition, con
 
     With one partition, or none, that is a `MaterializeResult` for each asset. With several, it is an
     `AssetMaterialization` for each asset and partition as soon as the partition is complete, so that a run that is
-    killed or fails has recorded what it has done.
+    killed or fails has recorded what it has done. The results of a partition's checks follow. A run of checks alone
+    asks nothing.
 
     Args:
         context: The step's context, with the resources under the table's resource keys.
@@ -67,9 +69,14 @@ def execute_table(context: dg.AssetExecutionContext, table: TableDefinition, con
         dagster.RetryRequested: the engine or a database failed.
     """
     tasks = [task for task in table.tasks if table.task_asset(task) in context.selected_asset_keys]
-    keys = {table.database_key, table.source_database_key, table.engine_key}
-    resources = {key: getattr(context.resources, key) for key in keys}
+    resources = {key: getattr(context.resources, key) for key in table.resource_keys}
+    with masked_errors(), _retried():
+        checks = TableChecks(context, table, resources)
+        if not tasks:
+            yield from checks.run()
+            return
     record = Record(context, table, tasks)
+    several = table.partitions is not None and len(context.partition_keys) > 1
     with masked_errors():
         pipeline = table.pipeline(resources, tasks, config.applied_to(table.settings))
         slices = [table.partition(key) for key in record.partitions_left()]
@@ -78,8 +85,13 @@ def execute_table(context: dg.AssetExecutionContext, table: TableDefinition, con
                 for task in tasks:
                     name = f"{output_table_name(table.source, task)}, partition {result.partition_key}"
                     _log(context.log, name, task, result)
-                    yield from record.materialized(task, result, materialization_metadata(pipeline, task, result))
+                    metadata = materialization_metadata(pipeline, task, result, table.source_asset)
+                    yield from record.materialized(task, result, metadata)
+                yield from checks.partition(result.partition_key, several)
     yield from record.outputs()
+    if several:
+        with masked_errors(), _retried():
+            yield from checks.all_partitions(context.partition_keys)
 
 
 def _log(log: dg.DagsterLogManager, name: str, task: Task, result: PartitionResult) -> None:

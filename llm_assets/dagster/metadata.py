@@ -1,20 +1,27 @@
-"""What a materialization says about itself. Every metadata key of this package is named here."""
+"""What a materialization says about itself. Every metadata key of this package begins with `PREFIX`."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
-from llm_assets.errors import printable
+from llm_assets.dagster.plots import histogram_plot, label_plot, markdown_image
+from llm_assets.dagster.shown import PREFIX, code_block, code_span, markdown, middle_cut, plain, records_table
 from llm_assets.pipeline import PartitionResult, Pipeline
-from llm_assets.records import Column
+from llm_assets.prompts.template import ROW_TEXT
+from llm_assets.records import Column, Row
 from llm_assets.secrets import masked
+from llm_assets.tables import Statistics
 from llm_assets.tasks import Classify, Task
 
-PREFIX = "llm_assets/"
 PREVIEW_ROWS = 10
-PREVIEW_CHARACTERS = 160
+SHOWN_LABELS = 50
+SHOWN_COLUMNS = 100
+
+PROMPT_CHARACTERS = 6000
+"""Of a longer prompt, the beginning and the end are shown."""
+
+BINS = 20
 
 _SQL_TYPES = {
     "text": "text",
@@ -27,10 +34,30 @@ _SQL_TYPES = {
 }
 
 
-def column_schema(task: Task) -> dg.TableSchema:
-    """Return the answer's columns as Dagster shows them."""
+def column_schema(task: Task, key: Mapping[str, str] | None = None) -> dg.TableSchema:
+    """Return the columns of a task's table as Dagster shows them: the answer's behind the key's, if types are given."""
     return dg.TableSchema(
-        columns=[dg.TableColumn(c.name, type=_SQL_TYPES[c.type], description=c.comment) for c in task.columns]
+        columns=[
+            *(
+                dg.TableColumn(name, type=kind, description="Key of the source row.")
+                for name, kind in (key or {}).items()
+            ),
+            *(
+                dg.TableColumn(c.name, type=_SQL_TYPES[c.type], description=markdown(masked(c.comment)[:200]))
+                for c in task.columns[:SHOWN_COLUMNS]
+            ),
+        ]
+    )
+
+
+def column_lineage(task: Task, key: tuple[str, ...], source: dg.AssetKey) -> dg.TableColumnLineage:
+    """Return which columns of the source each column comes from: an answer's from the columns of the text."""
+    text = [dg.TableColumnDep(asset_key=source, column_name=name) for name in task.template.columns]
+    return dg.TableColumnLineage(
+        {
+            **{name: [dg.TableColumnDep(asset_key=source, column_name=name)] for name in key},
+            **{column.name: text for column in task.columns[:SHOWN_COLUMNS]},
+        }
     )
 
 
@@ -53,21 +80,53 @@ def _masked(value: Any) -> Any:
     return masked(value) if isinstance(value, str) else value
 
 
-def materialization_metadata(pipeline: Pipeline, task: Task, result: PartitionResult) -> dict[str, Any]:
-    """Return what a run did to one partition of one task, in numbers that the UI plots and tables that it shows."""
-    counts = result.counts[task.name]
+def materialization_metadata(
+    pipeline: Pipeline, task: Task, result: PartitionResult, source: dg.AssetKey | None = None
+) -> dict[str, Any]:
+    """Return what a run did to one partition of one task: numbers that the UI plots, pictures, rows and the prompt.
+
+    Its size is bounded, whatever the rows hold.
+
+    Args:
+        pipeline: What did it.
+        task: The task.
+        result: What it did.
+        source: The asset that stands for the source table, to tell from which of its columns the answers are.
+    """
+    counts, statistics = result.counts[task.name], pipeline.store.statistics(task.name)
+    key, partition = pipeline.source.key_columns, result.partition_key
     seconds = sum(value for stage, value in result.seconds.items() if stage != "load")
     tokens = counts.prompt_tokens + counts.output_tokens
     stored = counts.rows_done - counts.rows_failed
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = {
+        "dagster/column_schema": column_schema(task, dict(zip(key, statistics.key_types, strict=True)))
+    }
+    if source is not None:
+        metadata["dagster/column_lineage"] = column_lineage(task, key, source)
     if isinstance(task, Classify):
-        metadata[f"{PREFIX}labels"] = label_table(pipeline.store.value_counts(task.name, "label", result.partition_key))
-    sample = pipeline.store.sample(task.name, result.partition_key, PREVIEW_ROWS)
+        labels = {str(label): count for label, count in statistics.value_counts("label", [partition]).items()}
+        metadata[f"{PREFIX}labels"] = label_table(labels)
+        if labels:
+            metadata[f"{PREFIX}plot_labels"] = dg.MetadataValue.md(markdown_image("Labels", label_plot(labels)))
+    metadata |= _histograms(statistics, partition)
+    sample = statistics.first(partition, PREVIEW_ROWS)
+    rows = pipeline.source.rows([statistics.key_of(row) for row in sample])
     if sample:
-        metadata[f"{PREFIX}preview"] = preview_table(sample, task.columns)
+        texts = [rows.get(statistics.key_of(row)) for row in sample]
+        metadata[f"{PREFIX}preview"] = preview_table(
+            [
+                {**row, "source text": task.template.render(text.values) if text else None}
+                for row, text in zip(sample, texts, strict=True)
+            ],
+            task.columns,
+        )
+        shown = next((row for row in texts if row is not None), None)
+        if shown is not None:
+            metadata[f"{PREFIX}prompt"] = dg.MetadataValue.md(_prompt(pipeline, task, shown, counts.rows_answered > 0))
+    metadata[f"{PREFIX}failures"] = dg.MetadataValue.md(failures_query(statistics, partition))
     metadata |= {
         "dagster/partition_row_count": stored,
-        "dagster/table_name": pipeline.store.table_name(task.name),
+        "dagster/table_name": statistics.table_name,
         f"{PREFIX}rows_read": counts.rows_read,
         f"{PREFIX}rows_answered": counts.rows_answered,
         f"{PREFIX}rows_reused": counts.rows_reused,
@@ -83,52 +142,70 @@ def materialization_metadata(pipeline: Pipeline, task: Task, result: PartitionRe
         f"{PREFIX}expected_tokens": counts.expected_tokens,
         f"{PREFIX}seconds": round(seconds, 2),
         f"{PREFIX}model": masked(pipeline.model),
+        f"{PREFIX}revision": masked(pipeline.engine.info.revision),
         f"{PREFIX}fingerprint": pipeline.fingerprints[task.name],
     }
     if counts.rows_answered:
         metadata[f"{PREFIX}rows_per_second"] = round(counts.rows_answered / seconds, 2)
         metadata[f"{PREFIX}tokens_per_second"] = round(tokens / seconds, 1)
         metadata[f"{PREFIX}cached_share"] = round(counts.cached_tokens / counts.prompt_tokens, 4)
-    confidence = pipeline.store.mean(task.name, "confidence", result.partition_key)
+    confidence = statistics.mean("confidence", partition) if statistics.has_column("confidence") else None
     if confidence is not None:
         metadata[f"{PREFIX}mean_confidence"] = round(float(confidence), 4)
     return metadata
 
 
 def label_table(counts: Mapping[str, int]) -> dg.TableMetadataValue:
-    """Return how many rows have each label, and their share."""
+    """Return how many rows have each label, and their share; of many labels, the commonest."""
     total = sum(counts.values())
-    return dg.MetadataValue.table(
-        records=[
-            dg.TableRecord({"label": plain(label), "rows": count, "share": round(count / total, 3)})
-            for label, count in sorted(counts.items(), key=lambda item: -item[1])
-        ],
-        schema=dg.TableSchema(
-            columns=[
-                dg.TableColumn("label", type="string"),
-                dg.TableColumn("rows", type="int"),
-                dg.TableColumn("share", type="float"),
-            ]
-        ),
+    ranked = sorted(counts.items(), key=lambda item: -item[1])
+    return records_table(
+        [{"label": label, "rows": count, "share": round(count / total, 3)} for label, count in ranked[:SHOWN_LABELS]],
+        {"label": "string", "rows": "int", "share": "float"},
     )
 
 
 def preview_table(rows: list[dict[str, Any]], columns: tuple[Column, ...]) -> dg.TableMetadataValue:
     """Return some answers as a table: text cut, and nothing in it that a terminal or browser would act on."""
-    comments = {column.name: column.comment for column in columns}
-    return dg.MetadataValue.table(
-        records=[dg.TableRecord({name: plain(value) for name, value in row.items()}) for row in rows],
-        schema=dg.TableSchema(
-            columns=[dg.TableColumn(name, type="string", description=comments.get(name)) for name in rows[0]]
-        ),
+    return records_table(rows, descriptions={column.name: column.comment for column in columns})
+
+
+def failures_query(statistics: Statistics, partition_key: str) -> str:
+    """Return Markdown with SQL that lists a partition's failures of a task."""
+    return (
+        f"{code_block(statistics.failures_sql(partition_key), 'sql')}\n\n"
+        "`sql/queries/failed_rows.sql` shows failed rows beside their texts."
     )
 
 
-def plain(value: object) -> str | int | float | bool | None:
-    """Return a value as it can be shown: short, on one line, without control characters."""
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, float):
-        return round(value, 4)
-    text = printable(re.sub(r"\s+", " ", str(value)))
-    return text if len(text) <= PREVIEW_CHARACTERS else text[: PREVIEW_CHARACTERS - 1] + "…"
+def _histograms(statistics: Statistics, partition_key: str) -> dict[str, Any]:
+    """Return a picture of how each number that answers have is distributed in a partition."""
+    metadata: dict[str, Any] = {}
+    for column, span, name in (
+        ("confidence", (0.0, 1.0), "confidence (0 to 1)"),
+        ("prompt_tokens", None, "prompt tokens of a row"),
+        ("output_tokens", None, "output tokens of a row"),
+    ):
+        if statistics.has_column(column):
+            histogram = statistics.histogram(column, partition_key, BINS, span)
+            if any(histogram.counts):
+                picture = markdown_image(name, histogram_plot(histogram, name))
+                metadata[f"{PREFIX}plot_{column}"] = dg.MetadataValue.md(picture)
+    return metadata
+
+
+def _prompt(pipeline: Pipeline, task: Task, row: Row, asked: bool) -> str:
+    """Return Markdown with the prompt of a row, in which nothing of the row has any effect."""
+    text = task.template.render(row.values)
+    name = ", ".join(f"{name} {plain(value)}" for name, value in zip(pipeline.source.key_columns, row.key, strict=True))
+    if asked:
+        # The run has made its plans, so this loads nothing: the very tokens, as text.
+        tokenizer = pipeline.engine.tokenizer
+        [(token_ids, _), *_] = pipeline.plans()[task.name].requests(tokenizer.encode_literal([text])[0])
+        said, prompt = f"{len(token_ids):,} tokens, as text:", tokenizer.decode(token_ids)
+    else:
+        layout = pipeline.layouts[task.name]
+        messages = [f"[{m['role']}]\n{m['content']}" for m in task.messages(layout)]
+        prompt = "\n\n".join(messages).replace(ROW_TEXT, text)
+        said = "the messages, which the model's chat template joins:"
+    return f"Row {code_span(name)}; {said}\n\n{code_block(middle_cut(masked(prompt), PROMPT_CHARACTERS))}"

@@ -1,11 +1,12 @@
 """Everything that a table's assets were built from. Each asset carries it, for tools that work with the table."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Union
 
 import dagster as dg
 
+from llm_assets.dagster.checks import Checks
 from llm_assets.dagster.partitions import MultiPartitions, Partitions, TimePartitions
 from llm_assets.pipeline import Pipeline, PipelineSettings, output_table_name
 from llm_assets.records import Partition
@@ -33,11 +34,17 @@ class TableDefinition:
     database_key: str
     source_database_key: str
     engine_key: str
+    checks: Checks = field(default_factory=Checks, hash=False)
 
     @property
     def source_asset(self) -> dg.AssetKey:
         """The key of the asset that stands for the source table."""
         return dg.AssetKey([*self.key_prefix, self.source.output_prefix])
+
+    @property
+    def resource_keys(self) -> set[str]:
+        """The keys of the resources."""
+        return {self.database_key, self.source_database_key, self.engine_key}
 
     def task_asset(self, task: Task) -> dg.AssetKey:
         """Return the key of a task's asset."""

@@ -6,6 +6,7 @@ from llm_assets.tables.export import export_csv, export_file
 from llm_assets.tables.ledger import prune_ledger
 from llm_assets.tables.locks import POLL_SECONDS, run_locks
 from llm_assets.tables.source import Source, SourceTable
+from llm_assets.tables.statistics import Histogram, Statistics
 from llm_assets.tables.store import Output, Store
 from llm_assets.tables.unanswered import Unanswered, UnansweredRows
 
@@ -17,9 +18,11 @@ __all__ = [
     "Database",
     "FailedRow",
     "FailureToWrite",
+    "Histogram",
     "Output",
     "Source",
     "SourceTable",
+    "Statistics",
     "Store",
     "Unanswered",
     "UnansweredRows",

@@ -145,6 +145,37 @@ class SourceTable:
         with self.database.engine.connect() as connection:
             return {tuple(row) for row in connection.execute(query)}
 
+    def rows(self, keys: Sequence[Key]) -> dict[Key, Row]:
+        """Return those of some rows that the source has, by key, whatever their partition."""
+        found: dict[Key, Row] = {}
+        for start in range(0, len(keys), CHUNK_ROWS):
+            found |= self._rows(keys[start : start + CHUNK_ROWS])
+        return found
+
+    @retried
+    def _rows(self, keys: Sequence[Key]) -> dict[Key, Row]:
+        columns = [self._table.c[name] for name in self.key_columns]
+        query = sa.select(*(self._table.c[name] for name in self.columns)).where(matches(columns, keys))
+        with self.database.engine.connect() as connection:
+            rows = [self._row(values) for values in connection.execute(query).mappings()]
+        return {row.key: row for row in rows}
+
+    def check_column(self, name: str, use: str) -> None:
+        """Raise a SourceError if the table has no such column; `use` says what names it."""
+        if name not in self._types:
+            raise SourceError(
+                f"Table {self.source.name!r} has no column {name!r}, which {use}. {did_you_mean(name, self._types)}"
+            )
+
+    @retried
+    def known(self, partition: Partition, column: str, limit: int) -> dict[Key, str]:
+        """Return the values of a column as text, by key: those of a partition's first rows where it is not NULL."""
+        keys, value = [self._table.c[name] for name in self.key_columns], sa.column(column)
+        query = sa.select(*keys, value).select_from(self._table)
+        query = query.where(*self.conditions(partition), value.is_not(None)).order_by(*keys).limit(limit)
+        with self.database.engine.connect() as connection:
+            return {tuple(row[:-1]): str(_as_text(row[-1])) for row in connection.execute(query)}
+
     @retried
     def check_key(self, partition: Partition) -> None:
         """Raise a SourceError if the partition has a key twice or one that is NULL, or cannot be read at all."""

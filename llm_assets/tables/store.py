@@ -15,6 +15,7 @@ from llm_assets.tables.columns import clean, from_json, key_text, key_type, to_j
 from llm_assets.tables.database import OUTPUT_DIALECTS, Database, reason_of, retried
 from llm_assets.tables.layout import failures_table, ledger_table, results_table, throughput_table, version_table
 from llm_assets.tables.source import CHUNK_ROWS, SourceTable, after, matches, output_prefix
+from llm_assets.tables.statistics import Statistics
 from llm_assets.tables.upgrade import make_tables
 
 POSTGRES_NAME_BYTES = 63
@@ -261,31 +262,17 @@ class Store:
         with self.database.engine.begin() as connection:
             upsert(connection, self._throughput, rows)
 
-    @retried
-    def sample(self, task: str, partition_key: str, limit: int) -> list[dict[str, Any]]:
-        """Return some answers of a partition, in key order, for a preview."""
-        table = self._results[task]
-        names = [*self._source.key_columns, *(column.name for column in self._columns[task])]
-        query = sa.select(*(table.c[name] for name in names)).where(table.c.partition_key == partition_key)
-        with self.database.engine.connect() as connection:
-            rows = connection.execute(query.order_by(*self._key_columns(table)).limit(limit)).mappings()
-            return [dict(row) for row in rows]
-
-    @retried
-    def value_counts(self, task: str, column: str, partition_key: str) -> dict[str, int]:
-        """Return how often each value of a text column stands in a partition."""
-        table = self._results[task]
-        query = sa.select(table.c[column], sa.func.count()).where(table.c.partition_key == partition_key)
-        with self.database.engine.connect() as connection:
-            return {str(value): count for value, count in connection.execute(query.group_by(table.c[column]))}
-
-    @retried
-    def mean(self, task: str, column: str, partition_key: str) -> float | None:
-        """Return the mean of a number column in a partition; None if it has no rows."""
-        table = self._results[task]
-        query = sa.select(sa.func.avg(table.c[column])).where(table.c.partition_key == partition_key)
-        with self.database.engine.connect() as connection:
-            return connection.execute(query).scalar_one()
+    def statistics(self, task: str) -> Statistics:
+        """Return what counts a task's answers and shows some of them."""
+        return Statistics(
+            self.database,
+            self._results[task],
+            self._failures,
+            self._source.key_columns,
+            self._columns[task],
+            self._source.source.name,
+            task,
+        )
 
     def _check_keys(self, keys: Sequence[Key]) -> None:
         """Raise a SourceError for keys that the tables cannot hold, or cannot tell apart."""

@@ -211,13 +211,13 @@ def test_metadata_says_what_was_done_in_numbers_that_the_ui_plots(shop: Shop, in
 
 
 def test_the_preview_shows_hostile_text_as_text(shop: Shop, instance: dg.DagsterInstance) -> None:
-    from llm_assets.dagster.metadata import PREVIEW_CHARACTERS, plain
+    from llm_assets.dagster.shown import CELL_CHARACTERS, plain
 
     shown = plain("a\x1b[31mred\x00\u202eb\nc " + "x" * 500)
     assert isinstance(shown, str)
     assert shown.startswith("a\ufffd[31mred\ufffd\ufffdb c ")
     assert shown.isprintable()
-    assert len(shown) == PREVIEW_CHARACTERS
+    assert len(shown) == CELL_CHARACTERS
 
 
 def test_the_column_schema_of_an_asset_is_known_before_it_ran() -> None:

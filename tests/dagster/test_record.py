@@ -7,6 +7,7 @@ import dagster as dg
 import pytest
 
 from llm_assets.dagster import (
+    Checks,
     DatabaseResource,
     DummyEngineResource,
     RunConfig,
@@ -153,7 +154,10 @@ def test_a_check_of_its_own_runs_after_the_answers(shop: Shop, instance: dg.Dags
 
     job = dg.define_asset_job("answer", selection=dg.AssetSelection.assets(LABELS))
     definitions = dg.Definitions(
-        assets=assets_of_days(), asset_checks=[has_rows], jobs=[job], resources=resources(shop, RecordingEngine())
+        assets=assets_of_days(checks=Checks.off()),
+        asset_checks=[has_rows],
+        jobs=[job],
+        resources=resources(shop, RecordingEngine()),
     )
     result = definitions.resolve_job_def("answer").execute_in_process(instance=instance, tags=ALL_DAYS)
     [evaluation] = result.get_asset_check_evaluations()

@@ -325,7 +325,7 @@ def test_messages_of_failures_hold_nothing_of_a_row(ran: Ran) -> None:
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_previews_hold_nothing_that_a_terminal_or_browser_acts_on(ran: Ran, task: Task) -> None:
-    sample = ran.pipeline.store.sample(task.name, "all", 10_000)
+    sample = ran.pipeline.store.statistics(task.name).first("all", 10_000)
     assert len(sample) == len(ran.answers[task.name])
     table = preview_table(sample, task.columns)
     values = [value for record in table.records for value in record.data.values()]

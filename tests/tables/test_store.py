@@ -13,7 +13,7 @@ from llm_assets.errors import DatabaseError, OutputTableError
 from llm_assets.pipeline import Pipeline
 from llm_assets.tables import Database, Source, prune_ledger
 from llm_assets.tasks import Extract, Generate
-from tests.tables.shop import NOTE, SENTIMENT, FaultyEngine, RecordingEngine, Shop, changed, day, only, outcomes
+from tests.tables.shop import NOTE, SENTIMENT, FaultyEngine, RecordingEngine, Shop, changed, only, outcomes
 
 BROKEN = "a\x00b\ud800c\udfffd"
 MENDED = "a\ufffdb\ufffdc\ufffdd"
@@ -290,22 +290,6 @@ def test_pipelines_that_start_together_on_an_empty_database_share_its_tables(sho
     assert sorted(sa.inspect(shop.database.engine).get_table_names()) == sorted(
         [*OWN_TABLES, "reviews", "reviews_facts", "reviews_note"]
     )
-
-
-def test_previews_and_sums_are_of_one_partition(shop: Shop) -> None:
-    shop.add(["a", "b", "c"], day="monday")
-    shop.add(["d"], first_id=4, day="tuesday")
-    pipeline = shop.pipeline(SENTIMENT, column="day")
-    for name in ("monday", "tuesday"):
-        pipeline.run(day(name), "run")
-    store = pipeline.store
-    sample = store.sample("sentiment", "monday", 2)
-    assert [row["id"] for row in sample] == [1, 2]
-    assert list(sample[0]) == ["id", "label", "confidence", "margin", "scores"]
-    assert sum(store.value_counts("sentiment", "label", "monday").values()) == 3
-    found = shop.column("SELECT confidence FROM reviews_sentiment WHERE partition_key = 'monday'")
-    assert store.mean("sentiment", "confidence", "monday") == pytest.approx(sum(found) / 3)
-    assert store.mean("sentiment", "confidence", "sunday") is None
 
 
 def test_log_probabilities_are_stored_for_each_token(shop: Shop) -> None:

@@ -1,0 +1,179 @@
+"""Checks that compare answers with the texts they are about: extracted strings and summaries."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from unicodedata import normalize
+
+from llm_assets.dagster.checks.finding import EXAMPLES, Finding, Subject, nothing, percent, share_of
+from llm_assets.dagster.checks.settings import Grounded, Summaries
+from llm_assets.json_schema import resolve
+from llm_assets.tasks import Extract, Summarize
+
+MAX_DEPTH = 20
+"""Values inside one another that are looked at."""
+
+# Scripts that are written without spaces: each of their characters counts as a word.
+_WORD = re.compile(
+    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
+)
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text, without case and punctuation; in Chinese and Japanese, each character is one."""
+    return _WORD.findall(normalize("NFKC", text).casefold())
+
+
+def stands_in(part: str, text: str) -> bool:
+    """Return whether the words of one text stand in another in a row. The last one may go on: `lamp` is in `lamps`."""
+    return " " + " ".join(words(part)) in " " + " ".join(words(text))
+
+
+def free_fields(task: Extract, skip: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the fields of a task that hold strings of any wording, less those to skip: `field` or `task.field`."""
+    schema = task.json_schema
+    properties = resolve(schema, schema)["properties"]
+    skipped = {name.removeprefix(f"{task.name}.") for name in skip}
+    return tuple(name for name in properties if name not in skipped and _is_free(properties[name], schema, 0))
+
+
+def _is_free(declared: Any, root: dict[str, Any], depth: int) -> bool:
+    """Whether a schema allows a string that is neither one of some values nor of a fixed format, at any depth."""
+    if not isinstance(declared, dict) or depth > MAX_DEPTH:
+        return False
+    node = resolve(declared, root)
+    if node.keys() & {"enum", "const", "format"}:
+        return False
+    kinds = node.get("type")
+    if kinds == "string" or (isinstance(kinds, list) and "string" in kinds):
+        return True
+    children = [*node.get("anyOf", ()), *node.get("oneOf", ()), *node.get("prefixItems", ()), node.get("items")]
+    children += node.get("properties", {}).values()
+    return any(_is_free(child, root, depth + 1) for child in children)
+
+
+def _strings(value: Any, declared: Any, root: dict[str, Any], depth: int = 0) -> Iterator[str]:
+    """The strings in a value whose schema lets them have any wording."""
+    if not isinstance(declared, dict) or depth > MAX_DEPTH or not _is_free(declared, root, 0):
+        return
+    node = resolve(declared, root)
+    options = [*node.get("anyOf", ()), *node.get("oneOf", ())]
+    if options:
+        fixed = {item for option in options for item in _values(option, root)}
+        if not (isinstance(value, str) and value in fixed):
+            found = [list(_strings(value, option, root, depth + 1)) for option in options]
+            yield from max(found, key=len)
+    elif isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        fixed_items = node.get("prefixItems", ())
+        for index, item in enumerate(value):
+            schema = fixed_items[index] if index < len(fixed_items) else node.get("items")
+            yield from _strings(item, schema, root, depth + 1)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _strings(item, node.get("properties", {}).get(name), root, depth + 1)
+
+
+def _values(option: Any, root: dict[str, Any]) -> list[str]:
+    node = resolve(option, root) if isinstance(option, dict) else {}
+    found = node.get("enum", [node["const"]] if "const" in node else [])
+    return [value for value in found if isinstance(value, str)]
+
+
+def grounded(settings: Grounded, subject: Subject) -> Finding:
+    """Extracted strings stand in the text that they were extracted from."""
+    task = subject.task
+    assert isinstance(task, Extract)
+    schema = task.json_schema
+    properties = resolve(schema, schema)["properties"]
+    fields = free_fields(task, settings.skip)
+    rows = subject.answers.sample(subject.partition.key, settings.sample_rows)
+    texts = subject.texts([subject.answers.key_of(row) for row in rows])
+    values, absent = dict.fromkeys(fields, 0), dict.fromkeys(fields, 0)
+    examples: list[Mapping[str, object]] = []
+    for row in rows:
+        key = subject.answers.key_of(row)
+        if key not in texts:
+            continue
+        for name in fields:
+            for value in _strings(row[name], properties[name], schema):
+                values[name] += 1
+                if not stands_in(value, texts[key]):
+                    absent[name] += 1
+                    if len(examples) < EXAMPLES:
+                        examples.append(subject.row(key, field=name, value=value, text=texts[key]))
+    total, wrong = sum(values.values()), sum(absent.values())
+    if not total:
+        return nothing(f"No string was extracted in the {len(rows):,} rows looked at.", rows=len(rows))
+    share = wrong / total
+    numbers: dict[str, int | float | str] = {
+        "rows": len(rows),
+        "values": total,
+        "absent_values": wrong,
+        "absent_share": share,
+    }
+    numbers |= {f"absent_share_{name}": absent[name] / values[name] for name in fields if values[name]}
+    text = (
+        f"{share_of(wrong, total)} extracted strings do not stand in their text, of {len(rows):,} rows looked at; "
+        f"{percent(settings.max_share)} may."
+    )
+    if share > settings.max_share:
+        worst = max((name for name in fields if values[name]), key=lambda name: absent[name] / values[name])
+        text += (
+            f" Most often those of {worst!r} ({share_of(absent[worst], values[worst])}): the model makes them up, or "
+            "puts them in other words. Let the field be null, give examples, or, where other words are right, name it "
+            "in skip."
+        )
+    return Finding(share <= settings.max_share, text, share, numbers, examples)
+
+
+def summaries(settings: Summaries, subject: Subject) -> Finding:
+    """Summaries are neither empty, nor copies of the text, nor far too long."""
+    task = subject.task
+    assert isinstance(task, Summarize)
+    rows = subject.answers.sample(subject.partition.key, settings.sample_rows)
+    if not rows:
+        return nothing("There are no summaries in this partition.", rows=0)
+    texts = subject.texts([subject.answers.key_of(row) for row in rows])
+    longest = settings.longer_than * task.max_words
+    counts = {"empty": 0, "copied": 0, "too long": 0}
+    examples: list[Mapping[str, object]] = []
+    lengths = 0
+    for row in rows:
+        summary, text = str(row["summary"] or ""), texts.get(subject.answers.key_of(row))
+        length = len(words(summary))
+        lengths += length
+        if length < settings.min_words:
+            problem = "empty"
+        elif length >= settings.copied_words and text is not None and stands_in(summary, text):
+            problem = "copied"
+        elif length > longest:
+            problem = "too long"
+        else:
+            continue
+        counts[problem] += 1
+        if len(examples) < EXAMPLES:
+            examples.append(subject.row(subject.answers.key_of(row), problem=problem, summary=summary, text=text))
+    wrong = sum(counts.values())
+    share = wrong / len(rows)
+    numbers = {
+        "rows": len(rows),
+        "mean_words": lengths / len(rows),
+        "empty_rows": counts["empty"],
+        "copied_rows": counts["copied"],
+        "too_long_rows": counts["too long"],
+        "wrong_share": share,
+    }
+    text = (
+        f"{share_of(wrong, len(rows))} summaries looked at are empty, copied or too long; "
+        f"{percent(settings.max_share)} may."
+    )
+    if wrong:
+        text += (
+            f" {counts['empty']:,} have fewer than {settings.min_words} words, {counts['copied']:,} are a part of the "
+            f"text of {settings.copied_words} words or more, {counts['too long']:,} have more than {longest:g} words."
+        )
+    if share > settings.max_share:
+        text += " Give examples of good summaries, set sampling.max_tokens, or take a larger model."
+    return Finding(share <= settings.max_share, text, share, numbers, examples)
