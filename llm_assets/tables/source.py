@@ -31,7 +31,7 @@ class Source(BaseModel):
     key: tuple[str, ...] = Field(default=(), description="Columns that name a row; the primary key if not given.")
     where: str | None = Field(default=None, description="SQL condition: only these rows. Trusted, never from row text.")
 
-    @field_validator("key", mode="before")
+    @field_validator("key", mode="before", json_schema_input_type=str | tuple[str, ...])
     @classmethod
     def _one_column_is_a_key(cls, key: Any) -> Any:
         return (key,) if isinstance(key, str) else key
