@@ -8,7 +8,6 @@ from pydantic import ValidationError
 
 from llm_assets.secrets import masked
 
-
 MANY_NAMES = 50
 """So many names are listed beside the one that was meant; vLLM's engine has hundreds of arguments."""
 

@@ -189,10 +189,12 @@ class LLMTable(dg.Component, dg.Model, dg.Resolvable):
             ConfigError: each setting that cannot be so, with its place in the file.
         """
         written = model.model_dump()
-        values = rendered(context, written)
+        later: dict[str, Any] = {}
         for name in ("database", "source_database"):
-            if isinstance(database := written.get(name), dict) and (url := environment_variable(database.get("url"))):
-                values[name]["url"] = url
+            choice = written.get(name)
+            if isinstance(choice, dict) and (variable := environment_variable(choice.get("url"))):
+                later[name] = {**choice, "url": variable}
+        values = rendered(context, {**written, **later})
         try:
             return cls.model_validate(values)
         except ValidationError as error:
