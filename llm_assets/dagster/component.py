@@ -7,12 +7,13 @@ import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, field_validator, model_validator
 
 from llm_assets.dagster.assets import build_failed_rows_job, build_llm_assets
+from llm_assets.dagster.automation import Automation, Freshness, automation_condition
 from llm_assets.dagster.checks import Checks
+from llm_assets.dagster.component_ticks import Sensors, TableSchedule
 from llm_assets.dagster.execute import RunConfig, TableEvent, execute_table
 from llm_assets.dagster.partitions import AnyPartitions
 from llm_assets.dagster.resource_choice import DatabaseOrKey, EngineChoice, resource_of
 from llm_assets.dagster.scaffold import LLMTableScaffolder
-from llm_assets.dagster.schedule import Schedule
 from llm_assets.dagster.table import TableDefinition
 from llm_assets.dagster.yaml_schema import SettingsSchema
 from llm_assets.dagster.yaml_values import environment_variable, located, rendered
@@ -75,7 +76,12 @@ class LLMTable(dg.Component, dg.Model, dg.Resolvable):
     )
     settings: PipelineSettings = Field(default=PipelineSettings(), description="How rows are worked through.")
     checks: Checks = Field(default=Checks(), description="What is checked of the answers.")
-    schedule: Schedule | None = Field(default=None, description="When the table is answered by the clock.")
+    schedule: TableSchedule | None = Field(default=None, description="When the table is answered by the clock.")
+    sensors: Sensors = Field(default=Sensors(), description="What looks at the source and asks for runs.")
+    automation: Automation | None = Field(
+        default=None, description="Dagster's own automation: eager, on_missing, or {cron: '0 2 * * *'}."
+    )
+    freshness: Freshness | None = Field(default=None, description="How old the answers may become.")
     key_prefix: tuple[str, ...] = Field(default=(), description="Put before the asset keys.")
     group_name: str = Field(default="llm_assets", description="Dagster group of the assets.")
     owners: tuple[str, ...] = Field(default=(), description="Dagster owners: addresses, or team:name.")
@@ -101,7 +107,9 @@ class LLMTable(dg.Component, dg.Model, dg.Resolvable):
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:
         if self.schedule is not None:
-            self.schedule.check(self.partitions)
+            keys = ("database", "database", "engine")
+            table = TableDefinition(self.source, self.tasks, self.partitions, self.settings, self.key_prefix, *keys)
+            self.schedule.expression(table)
         return self
 
     def execute(
@@ -142,6 +150,8 @@ class LLMTable(dg.Component, dg.Model, dg.Resolvable):
             group_name=self.group_name,
             owners=self.owners,
             tags=self.tags,
+            automation_condition=None if self.automation is None else automation_condition(self.automation),
+            freshness_policy=None if self.freshness is None else self.freshness.policy(),
             pool=self.pool,
             max_partitions_per_run=self.max_partitions_per_run,
             database_key=database_key,
@@ -158,18 +168,18 @@ class LLMTable(dg.Component, dg.Model, dg.Resolvable):
             selection=dg.AssetSelection.assets(*answers.keys),
             description=f"Answer the rows of {self.source.name} that are new or changed.",
         )
-        schedules = [] if self.schedule is None else [self.schedule.definition(job, self.partitions, table)]
         return dg.Definitions(
             assets=assets,
             jobs=[job, failed_rows_job],
-            schedules=schedules,
+            schedules=[] if self.schedule is None else [self.schedule.build(assets, job)],
+            sensors=self.sensors.build(assets, table),
             resources={**engine, **database, **source},
         )
 
     @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:
         return dg.ComponentTypeSpec(
-            tags=["llm", "vllm"], produces=["asset", "asset_check", "job", "schedule", "resource"]
+            tags=["llm", "vllm"], produces=["asset", "asset_check", "job", "schedule", "sensor", "resource"]
         )
 
     @classmethod

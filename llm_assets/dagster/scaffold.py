@@ -54,7 +54,11 @@ attributes:
     #   max_words: 20
 
   # partitions: {{type: time, column: created_at, cadence: daily, start: 2026-01-01}}
-  # schedule: {{hour: 2}}              each partition two hours after its end; without partitions: {{cron: "0 2 * * *"}}
+  # schedule: {{hour_of_day: 2}}      each partition two hours after its end; without partitions: {{cron: "0 2 * * *"}}
+  # automation: eager                 or on_missing, or {{cron: "0 2 * * *"}}: the automation of Dagster itself
+  # freshness: {{fail_window: 48h}}
+  # sensors: {{unanswered: {{min_rows: 100, max_age: 6h}}}}
+  # checks: {{failures: {{max_share: 0.02}}, coverage: {{blocking: true}}}}
   # settings: {{max_failed_share: 0.1, output_schema: answers}}
   # group_name: {group}
   # owners: [team:support]

@@ -306,7 +306,8 @@ class SourceTable:
 
     def column_of(self, name: str) -> ColumnOf:
         """Return a column that the table is cut by, or whose times are compared."""
-        return ColumnOf(self.source.name, self._table.c[name], self._types[name], self.database.dialect)
+        column: Any = self._table.c[name]
+        return ColumnOf(self.source.name, column, self._types[name], self.database.dialect)
 
     def check_partitions(self, partitions: Sequence[Partition]) -> None:
         """Raise a SourceError if the columns are not of a type that partitions like these can cut."""

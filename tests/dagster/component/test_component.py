@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from datetime import timedelta
 
 import dagster as dg
 import pytest
@@ -13,12 +14,14 @@ from llm_assets.dagster import (
     Checks,
     DatabaseResource,
     DummyEngineResource,
+    Freshness,
     LLMTable,
-    Schedule,
+    OnCron,
     TableDefinition,
     TimePartitions,
     VllmResource,
 )
+from llm_assets.dagster.component_ticks import Sensors, SourceSensor, TableSchedule, UnansweredSensor
 from llm_assets.dagster.resource_choice import DatabaseChoice, DummyChoice, VllmChoice
 from llm_assets.pipeline import PipelineSettings
 from llm_assets.sampling import Sampling
@@ -86,7 +89,10 @@ database: {url: "{{ env.SHOP_URL }}"}
 source_database: letters_database
 settings: {commit_rows: 10, max_failed_share: 0.1, output_schema: answers}
 checks: {coverage: {blocking: true}, drift: {enabled: false}}
-schedule: {hour: 2, minute: 30, running: true}
+schedule: {hour_of_day: 2, minute_of_hour: 30, running: true}
+sensors: {unanswered: {min_rows: 100, max_age: 6h, running: true}, source: {column: changed_at}}
+automation: {cron: 0 2 * * *}
+freshness: {fail_window: 9d, warn_window: 8d}
 key_prefix: [crm]
 group_name: letters
 owners: [team:support]
@@ -125,7 +131,13 @@ max_partitions_per_run: 7
         source_database="letters_database",
         settings=PipelineSettings(commit_rows=10, max_failed_share=0.1, output_schema="answers"),
         checks=Checks.model_validate({"coverage": {"blocking": True}, "drift": {"enabled": False}}),
-        schedule=Schedule(hour=2, minute=30, running=True),
+        schedule=TableSchedule(hour_of_day=2, minute_of_hour=30, running=True),
+        sensors=Sensors(
+            unanswered=UnansweredSensor(min_rows=100, max_age=timedelta(hours=6), running=True),
+            source=SourceSensor(column="changed_at"),
+        ),
+        automation=OnCron(cron="0 2 * * *"),
+        freshness=Freshness(fail_window=timedelta(days=9), warn_window=timedelta(days=8)),
         key_prefix=("crm",),
         group_name="letters",
         owners=("team:support",),
@@ -140,12 +152,14 @@ def test_what_is_set_reaches_the_assets(project: Project) -> None:
         project.write(
             SMALL + "key_prefix: [crm]\ngroup_name: letters\nowners: [team:support]\ntags: {domain: crm}\npool: small\n"
             "max_partitions_per_run: 2\npartitions: {type: static, column: country, values: [de, fr]}\n"
-            "settings: {commit_rows: 7}\n"
+            "settings: {commit_rows: 7}\nautomation: eager\nfreshness: {fail_window: 24h}\n"
         )
     )
     spec = definitions.resolve_asset_graph().get(dg.AssetKey(["crm", "reviews_sentiment"]))
     assert (spec.group_name, spec.owners, spec.tags["domain"]) == ("letters", ["team:support"], "crm")
     assert isinstance(spec.partitions_def, dg.StaticPartitionsDefinition)
+    assert spec.automation_condition == dg.AutomationCondition.eager()
+    assert spec.freshness_policy == dg.FreshnessPolicy.time_window(timedelta(hours=24))
     assert spec.backfill_policy == dg.BackfillPolicy.multi_run(2)
     assert spec.metadata["llm_assets/table"].settings == PipelineSettings(commit_rows=7)
     [answers] = [item for item in definitions.assets or [] if isinstance(item, dg.AssetsDefinition)]

@@ -26,7 +26,10 @@ partitions:
   column: at
 checks: {coverage: {max_missing_share: 0.1}}
 settings: {commit_rows: 10}
-schedule: {hour: 2}
+schedule: {hour_of_day: 2}
+automation: eager
+freshness: {fail_window: 24h}
+sensors: {unanswered: {max_age: 6h}}
 """
 
 WRONG = [
@@ -71,9 +74,13 @@ WRONG = [
         "commit_rows: 0",
         "21: settings.commit_rows: Input should be greater than or equal to 1, not 0.",
     ),
-    ("hour: 2", "cron: 0 2 * * *", "0: attributes: Partitions of time are run as they end"),
-    ("hour: 2", "cron: nightly", "22: schedule.cron: 'nightly' is no cron expression."),
-    ("hour: 2", "huor: 2", "22: schedule.huor: There is no such setting. Did you mean 'hour'?"),
+    ("hour_of_day: 2", "cron: 0 2 * * *", "0: attributes: The schedule of 'reviews' follows its partitions by time"),
+    ("hour_of_day: 2", "cron: nightly", "22: schedule.cron: 'nightly' is no cron expression."),
+    ("hour_of_day", "huor_of_day", "22: schedule.huor_of_day: There is no such setting. Did you mean 'hour_of_day'?"),
+    ("eager", "eeger", "23: automation: There is no automation 'eeger'. Did you mean 'eager'?"),
+    ("24h", "24 hours", "24: freshness.fail_window: '24 hours' is no duration. Write a number and its unit"),
+    ("6h", "soon", "25: sensors.unanswered.max_age: 'soon' is no duration."),
+    ("unanswered", "unansward", "25: sensors.unansward: There is no such setting. Did you mean 'unanswered'?"),
 ]
 
 

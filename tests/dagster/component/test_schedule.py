@@ -1,4 +1,4 @@
-"""Schedules of tables in YAML."""
+"""Schedules and sensors of tables in YAML."""
 
 from datetime import datetime
 
@@ -6,23 +6,24 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from llm_assets.dagster import AnyPartitions, MultiPartitions, Schedule, StaticPartitions, TimePartitions
-from llm_assets.errors import ConfigError
 from tests.dagster.component.project import SMALL, Project, count, run
 
 
 def requests_of(definitions: dg.Definitions, when: str) -> list[dg.RunRequest]:
     repository = definitions.get_repository_def()
     [schedule] = repository.schedule_defs
-    with dg.DagsterInstance.ephemeral() as instance:
-        context = dg.build_schedule_context(
-            instance=instance, scheduled_execution_time=datetime.fromisoformat(when), repository_def=repository
-        )
+    moment = datetime.fromisoformat(when)
+    with (
+        dg.instance_for_test() as instance,
+        dg.build_schedule_context(instance, moment, repository_def=repository) as context,
+    ):
         return list(schedule.evaluate_tick(context).run_requests or [])
 
 
 def test_a_schedule_runs_each_day_after_it_has_ended(project: Project) -> None:
-    attributes = SMALL + "partitions: {type: time, column: at, start: 2026-11-01}\nschedule: {hour: 2, running: true}\n"
+    attributes = (
+        SMALL + "partitions: {type: time, column: at, start: 2026-11-01}\nschedule: {hour_of_day: 2, running: true}\n"
+    )
     _, definitions = project.load(project.write(attributes))
     [schedule] = definitions.get_repository_def().schedule_defs
     assert schedule.cron_schedule == "0 2 * * *"
@@ -49,29 +50,45 @@ def test_a_schedule_of_static_partitions_answers_all_of_them_in_one_run(project:
     assert count(shop, "reviews_sentiment") == 6
 
 
-DAYS = TimePartitions(column="at", start="2026-11-01")
-COUNTRIES = StaticPartitions(column="country", values=("de", "fr"))
+def test_a_schedule_that_does_not_fit_the_partitions_is_refused_with_the_file(project: Project) -> None:
+    days = "partitions: {type: time, column: at, start: 2026-11-01}\n"
+    [line] = project.refused(SMALL + days + "schedule: {cron: 0 2 * * *}\n")
+    assert "The schedule of 'reviews' follows its partitions by time" in line
+    [line] = project.refused(SMALL + "schedule: {hour_of_day: 2}\n")
+    assert "has no partitions by time for the schedule to follow" in line
 
 
-@pytest.mark.parametrize(
-    ("schedule", "partitions", "message"),
-    [
-        (Schedule(hour=2), None, "needs `cron`"),
-        (Schedule(hour=2), COUNTRIES, "needs `cron`"),
-        (Schedule(cron="0 2 * * *"), DAYS, "set `hour` and `minute` in place of `cron`"),
-        (Schedule(hour=2), TimePartitions(column="at", start="2026-11-01", cadence="hourly"), "set `minute` alone"),
-        (Schedule(minute=2), TimePartitions(column="at", start="2026-11-01", cron_schedule="0 6 * * *"), "leave out"),
-        (
-            Schedule(cron="0 2 * * *"),
-            MultiPartitions(
-                dimensions={"a": COUNTRIES, "b": StaticPartitions(column="channel", values=("mail", "shop"))}
-            ),
-            "two dimensions without time",
-        ),
-    ],
-)
-def test_a_schedule_that_does_not_fit_the_partitions_is_refused(
-    schedule: Schedule, partitions: AnyPartitions | None, message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        schedule.check(partitions)
+def test_sensors_are_those_that_are_given(project: Project, shop: sa.Engine) -> None:
+    partitions = "partitions: {type: dynamic, column: country}\n"
+    sensors = "sensors: {unanswered: {min_rows: 3, running: true}, partitions: {remove_gone: true}, source: {}}\n"
+    _, definitions = project.load(project.write(SMALL + partitions + sensors))
+    repository = definitions.get_repository_def()
+    found = {sensor.name: sensor for sensor in repository.sensor_defs}
+    assert found.keys() == {"answer_new_rows_of_reviews", "find_partitions_of_reviews", "watch_reviews"}
+    assert found["answer_new_rows_of_reviews"].default_status == dg.DefaultSensorStatus.RUNNING
+    assert found["find_partitions_of_reviews"].default_status == dg.DefaultSensorStatus.STOPPED
+    resources = dict(definitions.resources or {})
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        dg.build_sensor_context(instance, resources=resources, repository_def=repository) as context,
+    ):
+        [request] = found["find_partitions_of_reviews"].evaluate_tick(context).dynamic_partitions_requests or []
+    assert sorted(request.partition_keys) == ["de", "fr"]
+
+
+def test_tables_of_one_name_under_two_prefixes_do_not_collide(project: Project) -> None:
+    ticks = 'schedule: {cron: "@daily"}\nsensors: {unanswered: {}, source: {}}\n'
+    for prefix in ("crm", "shop"):
+        project.write(SMALL + ticks + f"key_prefix: [{prefix}]\n", prefix)
+    repository = project.everything().get_repository_def()
+    assert {each.name for each in repository.schedule_defs} == {
+        "answer_crm__reviews_schedule",
+        "answer_shop__reviews_schedule",
+    }
+    assert len(repository.sensor_defs) == 4
+
+
+def test_a_sensor_that_does_not_fit_the_partitions_says_so(project: Project) -> None:
+    with pytest.raises(Exception, match="reviews") as caught:
+        project.load(project.write(SMALL + "sensors: {partitions: {}}\n"))
+    assert "has no DynamicPartitions" in str(caught.value.__cause__)
