@@ -84,7 +84,7 @@ def test_the_example_project_answers_its_reviews(tmp_path: Path, site: Path, smo
     project = DagsterProject(root, site, SHOP_MODEL=str(smollm2))
     project.run("python", "seed.py")
     assert "All definitions loaded successfully." in project.run("dg", "check", "defs")
-    project.run("dg", "launch", "--job", "answer_reviews", "--partition-range", "2026-09-01...2026-11-01")
+    project.run("dg", "launch", "--job", "answer_reviews", "--partition-range", "2025-03-01...2025-05-01")
     with closing(sqlite3.connect(root / "shop.db")) as connection:
         labels = dict(connection.execute("SELECT id, label FROM reviews_sentiment"))
         assert labels.keys() == set(range(1, 8))
@@ -95,7 +95,7 @@ def test_the_example_project_answers_its_reviews(tmp_path: Path, site: Path, smo
             [[failed]] = connection.execute(f"SELECT count(*) FROM llm_failures WHERE task = '{task}'")
             assert answered + failed == 7
         months = connection.execute("SELECT DISTINCT partition_key FROM llm_throughput ORDER BY partition_key")
-        assert [month for [month] in months] == ["2026-09-01", "2026-10-01", "2026-11-01"]
+        assert [month for [month] in months] == ["2025-03-01", "2025-04-01", "2025-05-01"]
 
 
 def test_the_commands_of_the_example_are_those_that_are_tested() -> None:
@@ -104,4 +104,4 @@ def test_the_commands_of_the_example_are_those_that_are_tested() -> None:
     for command in ("python seed.py", "dg check defs"):
         assert command in commands
         assert ", ".join(f'"{word}"' for word in command.split()) in tested
-    assert "dg launch --job answer_reviews --partition-range '2026-09-01...2026-11-01'" in commands
+    assert "dg launch --job answer_reviews --partition-range '2025-03-01...2025-05-01'" in commands

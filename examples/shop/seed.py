@@ -5,19 +5,19 @@ from contextlib import closing
 from pathlib import Path
 
 REVIEWS = [
-    (1, "2026-09-03 10:12:00", "Lovely lamp", "The light is warm and it arrived a day early."),
-    (2, "2026-09-14 18:40:00", "Broken", "The handle came off in the first week. I would like a new one."),
-    (3, "2026-09-28 07:05:00", None, "Does the drill come with a charger?"),
-    (4, "2026-10-02 21:30:00", "Fine", "Does what it should."),
+    (1, "2025-03-03 10:12:00", "Lovely lamp", "The light is warm and it arrived a day early."),
+    (2, "2025-03-14 18:40:00", "Broken", "The handle came off in the first week. I would like a new one."),
+    (3, "2025-03-28 07:05:00", None, "Does the drill come with a charger?"),
+    (4, "2025-04-02 21:30:00", "Fine", "Does what it should."),
     (
         5,
-        "2026-10-11 12:00:00",
+        "2025-04-11 12:00:00",
         "Never again",
         "Three weeks late, wrong colour, and nobody answers. My money back please.",
     ),
-    (6, "2026-10-19 16:22:00", "Good value", "For this price there is nothing better."),
-    (7, "2026-11-05 09:45:00", "Loud", "You hear it through two doors."),
-    (8, "2026-11-23 14:18:00", None, None),
+    (6, "2025-04-19 16:22:00", "Good value", "For this price there is nothing better."),
+    (7, "2025-05-05 09:45:00", "Loud", "You hear it through two doors."),
+    (8, "2025-05-23 14:18:00", None, None),
 ]
 
 

@@ -184,6 +184,9 @@ def test_rows_of_a_query_are_answered_partition_by_partition(project: Project, s
     )
     partitions = "partitions: {type: static, column: land, values: [de, fr]}"
     _, definitions = project.load(project.write(attributes + partitions))
+    source = definitions.resolve_asset_graph().get(dg.AssetKey("upper"))
+    assert "upper(text) AS text FROM reviews" in source.metadata["llm_assets/query"].value
+    assert "dagster/table_name" not in source.metadata
     with run(definitions, "answer_upper", partition_key="de") as result:
         assert result.success
     assert count(shop, "upper_sentiment") == 3
