@@ -1,11 +1,13 @@
-"""This repository's code location: the demo's reviews, labelled, extracted and summarized day by day.
+"""This repository's code location: the demo's reviews, labelled, extracted and summarized day by day, in Python; and
+its tickets, in YAML (defs/tickets/defs.yaml).
 
 Set in the environment, or left as the demo has them:
-    LLM_ASSETS_DATABASE_URL   SQLAlchemy URL of the database with the table `reviews`
+    LLM_ASSETS_DATABASE_URL   SQLAlchemy URL of the database with the tables `reviews` and `tickets`
     LLM_ASSETS_MODEL          model directory, or name on the Hugging Face hub
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -130,4 +132,7 @@ def table_definitions(
     )
 
 
-defs = table_definitions(REVIEWS, TASKS, DAYS)
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))  # Dagster imports the folder `defs` as a module, wherever it was started
+
+defs = dg.Definitions.merge(table_definitions(REVIEWS, TASKS, DAYS), dg.load_from_defs_folder(path_within_project=ROOT))

@@ -8,6 +8,9 @@ from pydantic import ValidationError
 
 from llm_assets.secrets import masked
 
+MANY_NAMES = 50
+"""So many names are listed beside the one that was meant; vLLM's engine has hundreds of arguments."""
+
 
 class LLMAssetsError(Exception):
     """Base class: an error whose message is meant for the person who configures or runs a pipeline.
@@ -57,12 +60,14 @@ class FailureThresholdError(LLMAssetsError):
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """Return a sentence that names the closest valid name, or lists the valid ones."""
+    """Return a sentence that names the closest valid name, and lists the valid ones unless they are very many."""
     names = sorted(valid)
     if not names:
         return "There are none."
     close = difflib.get_close_matches(name, names, n=1)
     if close:
+        if len(names) > MANY_NAMES:
+            return f"Did you mean {close[0]!r}?"
         return f"Did you mean {close[0]!r}? Valid: {', '.join(names)}."
     return f"Valid: {', '.join(names)}."
 

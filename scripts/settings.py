@@ -5,6 +5,7 @@ python -m scripts.settings
 
 import inspect
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from llm_assets.dagster import (
     DatabaseResource,
     DynamicPartitions,
     Freshness,
+    LLMTable,
     MultiPartitions,
     OnCron,
     RunConfig,
@@ -26,6 +28,7 @@ from llm_assets.dagster import (
 )
 from llm_assets.dagster.checks import Checks
 from llm_assets.dagster.checks.settings import Check
+from llm_assets.dagster.component_ticks import PartitionsSensor, SourceSensor, TableSchedule, UnansweredSensor
 from llm_assets.engines import VllmSettings
 from llm_assets.pipeline import PipelineSettings
 from llm_assets.sampling import Sampling
@@ -53,6 +56,11 @@ GROUPS: dict[str, list[type[BaseModel]]] = {
     "`PipelineSettings`": [PipelineSettings],
     "`DatabaseResource`": [DatabaseResource],
     "`VllmResource`: vLLM's engine arguments": [VllmSettings],
+    "`LLMTable`: a table in YAML": [LLMTable],
+    "`schedule` of an `LLMTable`": [TableSchedule],
+    "`sensors: {unanswered: ...}` of an `LLMTable`": [UnansweredSensor],
+    "`sensors: {partitions: ...}` of an `LLMTable`": [PartitionsSensor],
+    "`sensors: {source: ...}` of an `LLMTable`": [SourceSensor],
     "One run, in the launchpad": [RunConfig],
 }
 
@@ -107,7 +115,7 @@ def _default(field: FieldInfo) -> str:
         value = field.default_factory()  # pyright: ignore[reportCallIssue]
     if isinstance(value, BaseModel) or value in ({}, ()):
         return "none"
-    return f"`{value!r}`"
+    return f"`{value}`" if isinstance(value, timedelta) else f"`{value!r}`"
 
 
 def _details(title: str, head: list[str], rows: list[str]) -> str:

@@ -3,6 +3,7 @@
 from llm_assets.dagster.assets import build_failed_rows_job, build_llm_assets
 from llm_assets.dagster.automation import Automation, Duration, Freshness, OnCron, automation_condition
 from llm_assets.dagster.checks import Checks
+from llm_assets.dagster.component import LLMTable
 from llm_assets.dagster.execute import RunConfig, execute_table
 from llm_assets.dagster.partitions import (
     AnyPartitions,
@@ -27,6 +28,7 @@ __all__ = [
     "DynamicPartitions",
     "EngineResource",
     "Freshness",
+    "LLMTable",
     "MultiPartitions",
     "OnCron",
     "Partitions",

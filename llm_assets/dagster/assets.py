@@ -7,7 +7,7 @@ import dagster as dg
 from llm_assets.dagster.checks import Checks
 from llm_assets.dagster.checks.specs import check_specs
 from llm_assets.dagster.execute import ExecuteTable, RunConfig, TableEvent, execute_table
-from llm_assets.dagster.metadata import asset_metadata
+from llm_assets.dagster.metadata import asset_metadata, source_metadata
 from llm_assets.dagster.partitions import Partitions
 from llm_assets.dagster.table import TABLE_METADATA, TableDefinition
 from llm_assets.errors import ConfigError
@@ -114,8 +114,8 @@ def build_llm_assets(
 
     source_spec = dg.AssetSpec(
         table.source_asset,
-        description=f"Table {source.name}, read by llm_assets.",
-        metadata={"dagster/table_name": source.name},
+        description=f"{source.title}, read by llm_assets.",
+        metadata=source_metadata(source),
         group_name=group_name,
         kinds={"table"},
     )

@@ -11,7 +11,7 @@ from llm_assets.pipeline import PartitionResult, Pipeline
 from llm_assets.prompts.template import ROW_TEXT
 from llm_assets.records import Column, Row
 from llm_assets.secrets import masked
-from llm_assets.tables import Statistics
+from llm_assets.tables import Source, Statistics
 from llm_assets.tasks import Classify, Task
 
 PREVIEW_ROWS = 10
@@ -69,6 +69,13 @@ def asset_metadata(task: Task, table: str, source: str) -> dict[str, Any]:
         f"{PREFIX}source": masked(source),
         f"{PREFIX}task": _masked(task.model_dump(mode="json", by_alias=True, exclude_defaults=True)),
     }
+
+
+def source_metadata(source: Source) -> dict[str, Any]:
+    """Return what is known of the asset that stands for a source: its table, or its query."""
+    if source.query is None:
+        return {"dagster/table_name": source.name}
+    return {f"{PREFIX}query": dg.MetadataValue.md(code_block(masked(source.query.strip()), "sql"))}
 
 
 def _masked(value: Any) -> Any:

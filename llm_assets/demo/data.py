@@ -21,20 +21,29 @@ def load_reviews(database: Database, directory: Path) -> int:
     Raises:
         ConfigError: the directory does not hold the demo's files.
     """
-    schema, rows = directory / "schema.sql", directory / "reviews.jsonl"
+    return _load(database, directory, "reviews", "created_at")
+
+
+def load_tickets(database: Database, directory: Path) -> int:
+    """Make the table `tickets` likewise."""
+    return _load(database, directory, "tickets", "opened_at")
+
+
+def _load(database: Database, directory: Path, name: str, moment: str) -> int:
+    schema, rows = directory / "schema.sql", directory / f"{name}.jsonl"
     if not (schema.is_file() and rows.is_file()):
         raise ConfigError(f"The demo's rows are not in {directory}. Run the demo from a clone of the repository.")
     records = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
     for record in records:
-        record["created_at"] = datetime.fromisoformat(record["created_at"])
-        if database.dialect == "postgresql" and record["text"]:
+        record[moment] = datetime.fromisoformat(record[moment])
+        if database.dialect == "postgresql" and record.get("text"):
             record["text"] = record["text"].replace("\x00", "")  # Postgres has no NUL in text
     statements = re.sub(r"--.*", "", schema.read_text(encoding="utf-8")).split(";")
     with database.engine.begin() as connection:
         for statement in statements:
             if statement.strip():
                 connection.execute(sa.text(statement))
-        table = sa.Table("reviews", sa.MetaData(), autoload_with=connection)
+        table = sa.Table(name, sa.MetaData(), autoload_with=connection)
         known = set(connection.execute(sa.select(table.c.id)).scalars())
         new = [record for record in records if record["id"] not in known]
         if new:

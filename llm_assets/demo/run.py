@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from llm_assets.demo.data import load_csv, load_reviews
+from llm_assets.demo.data import load_csv, load_reviews, load_tickets
 from llm_assets.demo.model import MODEL_DIRECTORY, prepare_model
 from llm_assets.demo.report import print_report
 from llm_assets.engines.hardware import CPU_ENVIRONMENT
@@ -56,6 +56,7 @@ def run_demo(console: Console, root: Path, csv: CsvFile | None) -> None:
     if csv is None:
         table, rows = "reviews", load_reviews(database, root / "sql" / "demo")
         console.print(f"Table {table} in {database.name}: {rows} rows added.")
+        load_tickets(database, root / "sql" / "demo")
     else:
         table, rows = load_csv(database, csv.file, csv.key, csv.text, csv.encoding)
         console.print(f"Table {table} in {database.name}: {rows:,} rows from {csv.file}.")
@@ -84,12 +85,14 @@ def run_demo(console: Console, root: Path, csv: CsvFile | None) -> None:
 
 
 def serve_ui(root: Path, host: str, port: int) -> None:
-    """Become `dagster dev` on the demo's instance, with its table in place."""
+    """Become `dagster dev` on the demo's instance, with its tables in place."""
     from llm_assets.dagster.local import prepare_instance
 
     home = root / HOME
     home.mkdir(exist_ok=True)
-    load_reviews(Database(f"sqlite:///{home / 'demo.db'}"), root / "sql" / "demo")
+    database = Database(f"sqlite:///{home / 'demo.db'}")
+    load_reviews(database, root / "sql" / "demo")
+    load_tickets(database, root / "sql" / "demo")
     prepare_model(root / MODEL_DIRECTORY)
     os.environ["DAGSTER_HOME"] = str(prepare_instance(home / "dagster"))
     program = Path(sys.executable).with_name("dagster")

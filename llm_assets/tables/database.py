@@ -59,6 +59,7 @@ class Database:
             ) from None
         self.url = url
         hidden = {name: "hidden" for name in self._url.query if any(word in name.lower() for word in SECRET_WORDS)}
+        self.has_secret = bool(self._url.password or hidden)
         self.name = self._url.update_query_dict(hidden).render_as_string(hide_password=True)
         # A password that is also the name of something hides nothing, and would mask that name in every message.
         names = (None, "", self._url.username, self._url.host, self._url.database)

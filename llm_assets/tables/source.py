@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from sqlalchemy.exc import DataError, DBAPIError, NoSuchTableError
 
 from llm_assets.errors import ConfigError, SourceError, did_you_mean
@@ -15,6 +15,7 @@ from llm_assets.records import Equals, Key, Partition, Row
 from llm_assets.tables.columns import AsInSource
 from llm_assets.tables.database import Database, passes, reason_of, retried
 from llm_assets.tables.partitions import ColumnOf, ColumnValues
+from llm_assets.tables.query import query_columns, subselect
 
 CHUNK_ROWS = 1000
 
@@ -24,12 +25,13 @@ class Source(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    table: str = Field(description="Table or view to read.")
+    table: str = Field(description="Table or view to read; with a query, the name that assets and outputs begin with.")
+    query: str | None = Field(default=None, description="SELECT whose rows are read. Trusted, never from row text.")
     db_schema: str | None = Field(default=None, alias="schema", description="Its schema, when not the default one.")
     key: tuple[str, ...] = Field(default=(), description="Columns that name a row; the primary key if not given.")
     where: str | None = Field(default=None, description="SQL condition: only these rows. Trusted, never from row text.")
 
-    @field_validator("key", mode="before")
+    @field_validator("key", mode="before", json_schema_input_type=str | tuple[str, ...])
     @classmethod
     def _one_column_is_a_key(cls, key: Any) -> Any:
         return (key,) if isinstance(key, str) else key
@@ -40,6 +42,25 @@ class Source(BaseModel):
         if not table.strip():
             raise ConfigError("The source has no table name. Write the name of a table or view.")
         return table
+
+    @model_validator(mode="after")
+    def _query_names_its_key(self) -> "Source":
+        if self.query is None:
+            return self
+        if not self.query.strip():
+            raise ConfigError("The source's query is empty. Write a SELECT, or remove it to read the table itself.")
+        if not self.key:
+            raise ConfigError("A query has no primary key. Say which of its columns name a row: key=['id'].")
+        if self.db_schema is not None:
+            raise ConfigError(
+                f"schema={self.db_schema!r} says where a table is, and rows come from a query. Name it in the query."
+            )
+        return self
+
+    @property
+    def title(self) -> str:
+        """What a message calls it."""
+        return f"Table {self.name!r}" if self.query is None else f"The query of {self.name!r}"
 
     @property
     def name(self) -> str:
@@ -70,7 +91,10 @@ class SourceTable:
         names = dict.fromkeys((*self.columns, *partition_columns))
         # Those of the key neither on their way back: in SQLite a column holds numbers beside text.
         columns_read = [sa.column(name, AsInSource() if name in self.key_columns else None) for name in names]
-        self._table = sa.table(source.table, *columns_read, schema=source.db_schema)
+        if source.query is None:
+            self._table = sa.table(source.table, *columns_read, schema=source.db_schema)
+        else:
+            self._table = subselect(source.query, columns_read, source.output_prefix)
 
     @cached_property
     def key_types(self) -> tuple[sa.types.TypeEngine[Any], ...]:
@@ -125,7 +149,7 @@ class SourceTable:
             for key in changed:
                 if key not in found:
                     raise SourceError(
-                        f"Table {self.source.name!r}: the key {key!r} cannot be read as it is stored: it is no valid "
+                        f"{self.source.title}: the key {key!r} cannot be read as it is stored: it is no valid "
                         "UTF-8, or no number. Mend it, or leave that row out with `where`."
                     )
         return rows
@@ -160,7 +184,7 @@ class SourceTable:
         """Raise a SourceError if the table has no such column; `use` says what names it."""
         if name not in self._types:
             raise SourceError(
-                f"Table {self.source.name!r} has no column {name!r}, which {use}. {did_you_mean(name, self._types)}"
+                f"{self.source.title} has no column {name!r}, which {use}. {did_you_mean(name, self._types)}"
             )
 
     @retried
@@ -223,7 +247,7 @@ class SourceTable:
 
     def _unreadable(self, partition: Partition, error: DBAPIError) -> SourceError:
         return SourceError(
-            f"Table {self.source.name!r}: partition {partition.key!r} cannot be read: {reason_of(error)}. Check "
+            f"{self.source.title}: partition {partition.key!r} cannot be read: {reason_of(error)}. Check "
             "the partition's value, `where`, and the right to read the table."
         )
 
@@ -234,7 +258,7 @@ class SourceTable:
             for name, column in zip(self.key_columns, keys, strict=True):
                 if connection.execute(sa.select(column).where(*conditions, column.is_(None)).limit(1)).first():
                     raise SourceError(
-                        f"Table {self.source.name!r}: the key column {name!r} is NULL in some rows of partition "
+                        f"{self.source.title}: the key column {name!r} is NULL in some rows of partition "
                         f"{partition.key!r}. Choose a key that every row has, or leave those rows out with `where`."
                     )
             if self._key_is_unique:
@@ -244,7 +268,7 @@ class SourceTable:
         if found is not None:
             value = ", ".join(f"{name}={value!r}" for name, value in zip(self.key_columns, found, strict=True))
             raise SourceError(
-                f"Table {self.source.name!r}: the key ({', '.join(self.key_columns)}) is not unique: {value} stands in "
+                f"{self.source.title}: the key ({', '.join(self.key_columns)}) is not unique: {value} stands in "
                 f"several rows of partition {partition.key!r}. Choose columns that name one row each."
             )
 
@@ -252,6 +276,33 @@ class SourceTable:
         """Compare the settings with the table; return the key columns."""
         source = self.source
         inspector = sa.inspect(self.database.engine)
+        if source.query is None:
+            self._types = self._table_columns(inspector)
+        else:
+            self._types = query_columns(self.database, source.query, source.name)
+        uses = dict.fromkeys(columns, "a text template names") | dict.fromkeys(source.key, "the key names")
+        for name in partition_columns:
+            uses.setdefault(name, "the partitions name")
+        for name, use in uses.items():
+            self.check_column(name, use)
+        primary, unique = self._unique_columns(inspector) if source.query is None else ((), [])
+        key = source.key or primary
+        for name in key:
+            if self.database.dialect == "postgresql" and isinstance(self._types[name], sa.LargeBinary):
+                raise SourceError(
+                    f"{source.title}: the key column {name!r} is binary. Read it through a view as text: "
+                    f"encode({name}, 'hex')."
+                )
+        if not key:
+            raise SourceError(
+                f"{source.title} has no primary key. Say which columns name a row: key=['id']. "
+                f"Columns: {', '.join(self._types)}."
+            )
+        self._key_is_unique = any(set(constraint) <= set(key) for constraint in unique)
+        return key
+
+    def _table_columns(self, inspector: sa.Inspector) -> dict[str, sa.types.TypeEngine[Any]]:
+        source = self.source
         try:
             found = inspector.get_columns(source.table, schema=source.db_schema)
         except NoSuchTableError:
@@ -259,35 +310,14 @@ class SourceTable:
             raise SourceError(
                 f"There is no table {source.name!r} in {self.database.name}. {did_you_mean(source.table, tables)}"
             ) from None
-        self._types = {column["name"]: column["type"] for column in found}
-        uses = dict.fromkeys(columns, "a text template names") | dict.fromkeys(source.key, "the key names")
-        for name in partition_columns:
-            uses.setdefault(name, "the partitions name")
-        for name, use in uses.items():
-            if name not in self._types:
-                raise SourceError(
-                    f"Table {source.name!r} has no column {name!r}, which {use}. {did_you_mean(name, self._types)}"
-                )
-        primary = tuple(inspector.get_pk_constraint(source.table, schema=source.db_schema)["constrained_columns"])
-        key = source.key or primary
-        for name in key:
-            if self.database.dialect == "postgresql" and isinstance(self._types[name], sa.LargeBinary):
-                raise SourceError(
-                    f"Table {source.name!r}: the key column {name!r} is binary. Read it through a view as text: "
-                    f"encode({name}, 'hex')."
-                )
-        if not key:
-            raise SourceError(
-                f"Table {source.name!r} has no primary key. Say which columns name a row: key=['id']. "
-                f"Columns: {', '.join(self._types)}."
-            )
-        unique = [primary] if primary else []
-        unique += [
-            tuple(item["column_names"])
-            for item in inspector.get_unique_constraints(source.table, schema=source.db_schema)
-        ]
-        self._key_is_unique = any(set(constraint) <= set(key) for constraint in unique)
-        return key
+        return {column["name"]: column["type"] for column in found}
+
+    def _unique_columns(self, inspector: sa.Inspector) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Return the primary key, and all sets of columns that the table itself keeps unique."""
+        where: Any = {"table_name": self.source.table, "schema": self.source.db_schema}
+        primary = tuple(inspector.get_pk_constraint(**where)["constrained_columns"])
+        unique = [tuple(item["column_names"]) for item in inspector.get_unique_constraints(**where)]
+        return primary, [primary, *unique] if primary else unique
 
     def _row(self, values: Mapping[Any, object]) -> Row:
         return Row(
@@ -311,7 +341,8 @@ class SourceTable:
 
     def column_of(self, name: str) -> ColumnOf:
         """Return a column that the table is cut by, or whose times are compared."""
-        return ColumnOf(self.source.name, self._table.c[name], self._types[name], self.database.dialect)
+        column: Any = self._table.c[name]
+        return ColumnOf(self.source.name, column, self._types[name], self.database.dialect)
 
     def check_partitions(self, partitions: Sequence[Partition]) -> None:
         """Raise a SourceError if the columns are not of a type that partitions like these can cut."""

@@ -59,7 +59,7 @@ class Example(BaseModel):
     text: str = Field(description="A text as it could stand in a row.")
     answer: str = Field(description="The right answer to it; for JSON, the values themselves may be given.")
 
-    @field_validator("answer", mode="before")
+    @field_validator("answer", mode="before", json_schema_input_type=Any)
     @classmethod
     def _values_become_json(cls, answer: object) -> object:
         return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)

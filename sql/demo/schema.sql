@@ -1,4 +1,4 @@
--- Demo table of llm_assets: reviews and support messages of an invented shop.
+-- Demo tables of llm_assets: reviews and support messages of an invented shop, and tickets of its help desk.
 -- SQL that SQLite and Postgres both accept, safe to run more than once.
 
 CREATE TABLE IF NOT EXISTS reviews (
@@ -20,3 +20,14 @@ CREATE TABLE IF NOT EXISTS reviews (
 );
 
 CREATE INDEX IF NOT EXISTS reviews_created_at_idx ON reviews (created_at);
+
+CREATE TABLE IF NOT EXISTS tickets (
+    -- row number in order of opened_at, the demo rows are 501 to 540
+    id INTEGER PRIMARY KEY,
+    -- when it was opened, without a time zone
+    opened_at TIMESTAMP NOT NULL,
+    -- subject line, may be empty
+    subject TEXT NOT NULL,
+    -- what the customer wrote, may be empty
+    body TEXT NOT NULL
+);

@@ -283,7 +283,8 @@ def test_the_code_location_of_this_repository_loads() -> None:
     repository = definitions.defs.get_repository_def()
     dg.Definitions.validate_loadable(definitions.defs)
     assert "answer_reviews" in repository.job_names
-    assert [schedule.name for schedule in repository.schedule_defs] == ["answer_reviews_schedule"]
+    names = {schedule.name for schedule in repository.schedule_defs}
+    assert names == {"answer_reviews_schedule", "answer_tickets_schedule"}
 
 
 def test_the_spec_of_a_task_can_be_changed(shop: Shop) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from llm_assets.demo.data import load_csv, load_reviews
+from llm_assets.demo.data import load_csv, load_reviews, load_tickets
 from llm_assets.errors import ConfigError, SourceError
 from llm_assets.tables import Database
 
@@ -26,6 +26,13 @@ def test_the_demo_rows_are_loaded_once_and_edits_stay(database_url: str) -> None
     assert load_reviews(database, ROOT / "sql" / "demo") == 1
     texts = {row["id"]: row["text"] for row in rows_of(database, "reviews")}
     assert (len(texts), texts[1001]) == (300, "edited")
+    database.close()
+
+
+def test_the_tickets_are_loaded_once(database_url: str) -> None:
+    database = Database(database_url)
+    assert [load_tickets(database, ROOT / "sql" / "demo") for _ in range(2)] == [40, 0]
+    assert {row["id"] for row in rows_of(database, "tickets")} == set(range(501, 541))
     database.close()
 
 

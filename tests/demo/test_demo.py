@@ -15,7 +15,7 @@ from rich.console import Console
 import definitions
 from llm_assets.dagster import DatabaseResource, EngineResource, build_llm_assets
 from llm_assets.dagster.local import prepare_instance, run_job
-from llm_assets.demo.data import load_reviews
+from llm_assets.demo.data import load_reviews, load_tickets
 from llm_assets.demo.model import MODEL_DIRECTORY
 from llm_assets.demo.report import print_report
 from llm_assets.engines import Engine
@@ -131,6 +131,30 @@ def test_a_second_run_asks_nothing(answered, vllm_engine: Engine) -> None:
     assert query(database, asked) == [(0, 0)]
 
 
+def test_the_tickets_in_yaml_are_answered_beside_the_reviews_in_python(vllm_engine: Engine, tmp_path: Path) -> None:
+    graph = definitions.defs.resolve_asset_graph()
+    groups = {key.to_user_string(): graph.get(key).group_name for key in graph.materializable_asset_keys}
+    assert groups == {
+        **dict.fromkeys(("reviews_sentiment", "reviews_facts", "reviews_summary"), "reviews"),
+        **dict.fromkeys(("tickets_urgency", "tickets_topic"), "tickets"),
+    }
+    database = Database(f"sqlite:///{tmp_path / 'demo.db'}")
+    load_tickets(database, ROOT / "sql" / "demo")
+    with database.engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM tickets WHERE id NOT IN (501, 502, 505, 540)"))
+    resources = {"database": DatabaseResource(url=database.url), "engine": LentEngineResource.lend(vllm_engine)}
+    in_yaml = dg.load_from_defs_folder(path_within_project=ROOT)
+    tickets = dg.Definitions.merge(in_yaml, dg.Definitions(resources=resources))
+    run_job(tickets, "answer_tickets", prepare_instance(tmp_path / "dagster"))
+    labels = dict(query(database, "SELECT id, label FROM tickets_urgency"))
+    assert labels.keys() == {501, 502, 505}
+    assert set(labels.values()) <= {"urgent", "normal"}
+    topics = dict(query(database, "SELECT id, request FROM tickets_topic"))
+    assert set(topics.values()) <= {"refund", "exchange", "repair", "delivery", "account", "question", "none"}
+    failed = query(database, "SELECT row_key, task, kind FROM llm_failures WHERE row_key = '540' ORDER BY task")
+    assert failed == [("540", "topic", "empty_text"), ("540", "urgency", "empty_text")]
+
+
 def test_an_error_in_a_run_comes_out_as_itself(
     tmp_path: Path, sqlite_url: str, smollm2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,7 +173,9 @@ def run_cli(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str
 def clone(tmp_path: Path) -> Path:
     """A directory with what the demo needs of the repository."""
     shutil.copy(ROOT / "definitions.py", tmp_path)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
     shutil.copytree(ROOT / "sql", tmp_path / "sql")
+    shutil.copytree(ROOT / "defs", tmp_path / "defs")
     return tmp_path
 
 

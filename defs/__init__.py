@@ -1,0 +1,1 @@
+"""What of this repository's code location is in YAML."""

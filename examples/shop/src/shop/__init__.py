@@ -1,0 +1,1 @@
+"""An example: reviews of a shop, answered from YAML."""

@@ -1,0 +1,1 @@
+"""Everything that Dagster knows of this project: each folder is one component."""

@@ -1,0 +1,168 @@
+"""What cannot be in a file is said with its line, and with what would be right."""
+
+import pytest
+
+from tests.dagster.component.project import SMALL, Project, schema_errors
+
+FILE = """
+source: {table: reviews}
+engine:
+  model: small
+  max_model_len: 2048
+database: warehouse
+tasks:
+  - type: classify
+    name: sentiment
+    text: "{text}"
+    labels: [positive, negative]
+  - type: summarize
+    name: summary
+    text: "{text}"
+    max_words: 20
+partitions:
+  type: time
+  cadence: daily
+  start: 2026-11-01
+  column: at
+checks: {coverage: {max_missing_share: 0.1}}
+settings: {commit_rows: 10}
+schedule: {hour_of_day: 2}
+automation: eager
+freshness: {fail_window: 24h}
+sensors: {unanswered: {max_age: 6h}}
+"""
+
+WRONG = [
+    ("source: {table", "sorce: {table", "0: attributes: 'source' is missing. The rows to ask about"),
+    ("source: {table", "sorce: {table", "1: sorce: There is no such setting. Did you mean 'source'?"),
+    ("{table: reviews}", "reviews", "1: source: Input should be a valid dictionary"),
+    ("table:", "tabel:", "1: source: 'table' is missing. Table or view to read"),
+    ("table:", "tabel:", "1: source.tabel: There is no such setting. Did you mean 'table'?"),
+    ("labels:", "lables:", "10: tasks.0.lables: There is no such setting. Did you mean 'labels'? Valid: al"),
+    ("labels:", "lables:", "7: tasks.0: 'labels' is missing. The labels; or each label with a description"),
+    ("[positive, negative]", "[yes, no]", "10: tasks.0.labels.1: Input should be a valid string. YAML reads yes, no"),
+    ("[positive, negative]", "[good, good]", "7: tasks.0: Task 'sentiment': label 'good' is given 2 times."),
+    ("[positive, negative]", "", "10: tasks.0.labels: Nothing is written here. The labels; or each"),
+    ("[positive, negative]", "5", "10: tasks.0.labels: Input should be a valid tuple, not 5., or: Input should"),
+    ("classify", "clasify", "7: tasks.0.type: There is no type 'clasify'. Did you mean 'classify'?"),
+    ("type: classify\n    ", "", "7: tasks.0: The type is missing. Write one of: classify, extract, generate,"),
+    ("sentiment", "Sentiment", "8: tasks.0.name: Task name 'Sentiment' must be lower-case letters"),
+    ("{text}", "{text", "9: tasks.0.text: "),
+    ("max_words: 20", "max_words: many", "14: tasks.1.max_words: Input should be a valid integer"),
+    (" 20\n", ' "{{ env.NOT_SET }}"\n', "14: tasks.1.max_words: '{{ env.NOT_SET }}' gives nothing. Is the environment"),
+    ("max_words: 20", "sampling: {temprature: 1}", "14: tasks.1.sampling.temprature: Unknown sampling parameter"),
+    ("summary", "sentiment", "6: tasks: Two tasks are named 'sentiment'."),
+    ("max_model_len", "max_modl_len", "4: engine.max_modl_len: vLLM has no engine argument 'max_modl_len'. Did you"),
+    ("max_model_len: 2048", "hf_token: abc", "4: engine.hf_token: Engine argument 'hf_token' cannot be set."),
+    ("model: small", "type: vlm", "3: engine.type: There is no type 'vlm'. Did you mean 'vllm'? Valid: dummy, vllm."),
+    (
+        "warehouse",
+        "sqlite:///shop.db",
+        "5: database: 'sqlite:///shop.db' is no resource key: a URL stands under `url`.",
+    ),
+    ("warehouse", "{url: nonsense}", "5: database.url: The database URL does not parse."),
+    ("type: time", "type: tmie", "16: partitions.type: There is no type 'tmie'. Did you mean 'time'?"),
+    ("2026-11-01", "soon", "18: partitions.start: 'soon' is no time."),
+    (
+        "daily",
+        "dayly",
+        "17: partitions.cadence: Input should be 'hourly', 'daily', 'weekly' or 'monthly', not 'dayly'.",
+    ),
+    ("_share", "", "20: checks.coverage.max_missing: There is no such setting. Did you mean 'max_missing_share'?"),
+    (
+        "commit_rows: 10",
+        "commit_rows: 0",
+        "21: settings.commit_rows: Input should be greater than or equal to 1, not 0.",
+    ),
+    ("hour_of_day: 2", "cron: 0 2 * * *", "0: attributes: The schedule of 'reviews' follows its partitions by time"),
+    ("hour_of_day: 2", "cron: nightly", "22: schedule.cron: 'nightly' is no cron expression."),
+    ("hour_of_day", "huor_of_day", "22: schedule.huor_of_day: There is no such setting. Did you mean 'hour_of_day'?"),
+    ("eager", "eeger", "23: automation: There is no automation 'eeger'. Did you mean 'eager'?"),
+    ("24h", "24 hours", "24: freshness.fail_window: '24 hours' is no duration. Write a number and its unit"),
+    ("6h", "soon", "25: sensors.unanswered.max_age: 'soon' is no duration."),
+    ("unanswered", "unansward", "25: sensors.unansward: There is no such setting. Did you mean 'unanswered'?"),
+]
+
+
+@pytest.mark.parametrize(("written", "instead", "expected"), WRONG)
+def test_an_error_has_its_line_and_says_what_is_right(
+    project: Project, written: str, instead: str, expected: str
+) -> None:
+    assert written in FILE
+    lines = project.refused(FILE.replace(written, instead, 1))
+    assert any(line.startswith(expected) for line in lines), lines
+
+
+def test_the_file_in_which_all_that_was_wrong_is_right(project: Project) -> None:
+    component, _ = project.load(project.write(FILE))
+    assert [task.name for task in component.tasks] == ["sentiment", "summary"]
+
+
+def test_a_template_that_names_nothing_is_told_with_its_line(project: Project) -> None:
+    with pytest.raises(Exception, match="reviews") as caught:
+        project.load(project.write(FILE.replace("{text}", "{{ nowhere }}", 1)))
+    message = str(caught.value.__cause__)
+    assert "UndefinedError: 'nowhere' not found in scope" in message
+    assert "defs.yaml:11 - attributes.tasks.0.text" in message
+
+
+def test_all_errors_of_a_file_are_said_at_once_in_their_order(project: Project) -> None:
+    attributes = SMALL.replace("labels", "lables").replace("type: dummy", "type: dumy").replace("table:", "tabel:")
+    lines = [int(line.partition(":")[0]) for line in project.refused(attributes)]
+    assert lines == sorted(lines)
+    assert set(lines) == {1, 3, 5}
+
+
+def test_a_file_without_attributes_says_what_is_missing(project: Project) -> None:
+    folder = project.write(SMALL)
+    (folder / "defs.yaml").write_text("type: llm_assets.dagster.LLMTable\n")
+    with pytest.raises(Exception, match="reviews") as caught:
+        project.load(folder)
+    assert "'source' is missing" in str(caught.value.__cause__)
+    assert "'tasks' is missing" in str(caught.value.__cause__)
+
+
+def test_the_schema_for_files_accepts_what_loads() -> None:
+    assert schema_errors(SMALL) == {}
+    assert schema_errors("source: {table: t, key: [a, b]}\ntasks: '{{ my_tasks }}'\nengine: shared\ndatabase: db") == {}
+    assert schema_errors(
+        "source: {table: t, key: id}\n"
+        "tasks: [{type: extract, name: x, schema: 'shop:Facts', examples: [{text: a, answer: {b: 1}}],\n"
+        "         sampling: {max_tokens: '{{ env.TOKENS }}', stop: null}}]\n"
+        "engine: {model: small, max_model_len: '{{ env.LENGTH }}', block_size: 16, engine_args: {max_logprobs: 5}}\n"
+        "partitions: {type: multi, dimensions: {a: {type: time, column: x, start: 2026-11-01}}}\n"
+        "source_database: null\nschedule: null\npool: null\n"
+    ) == {}  # fmt: skip
+
+
+def test_the_schema_for_files_finds_what_is_wrong_where_it_is() -> None:
+    wrong = """
+source: {tabel: reviews}
+engine: {type: dummy, model: x}
+database: {ulr: x}
+tasks:
+  - {type: classify, name: a, lables: [x]}
+  - {type: clasify, name: b}
+  - {type: summarize, name: c, max_words: many, sampling: {temperature: -1}, too_long: drop}
+  - {name: d}
+  - 5
+partitions: {type: time, column: x, start: x, cadence: dayly}
+checks: {coverage: {max_missing: 1}}
+group: x
+"""
+    found = schema_errors(wrong)
+    assert found == {
+        "source": "'table' is a required property",
+        "engine": "Additional properties are not allowed ('model' was unexpected)",
+        "database": "'url' is a required property",
+        "tasks.0": "'labels' is a required property",
+        "tasks.1.type": "'clasify' is not one of ['classify', 'extract', 'generate', 'summarize']",
+        "tasks.2.max_words": "'many' is not of type 'integer'",
+        "tasks.2.sampling.temperature": "-1 is less than the minimum of 0",
+        "tasks.2.too_long": "'drop' is not one of ['cut', 'fail']",
+        "tasks.3": "'type' is a required property",
+        "tasks.4": "5 is not of type 'object'",
+        "partitions.cadence": "'dayly' is not one of ['hourly', 'daily', 'weekly', 'monthly']",
+        "checks.coverage": "Additional properties are not allowed ('max_missing' was unexpected)",
+        "": "Additional properties are not allowed ('group' was unexpected)",
+    }

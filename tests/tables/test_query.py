@@ -1,0 +1,210 @@
+"""A source that is a SELECT: its rows, keys, types and partitions, and what it cannot be."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from pydantic import ValidationError
+
+from llm_assets.errors import SourceError
+from llm_assets.pipeline import Pipeline
+from llm_assets.records import Partition, Within
+from llm_assets.tables import Database, Source, SourceTable
+from llm_assets.tables.source import CHUNK_ROWS
+from tests.tables.shop import SENTIMENT, RecordingEngine, Shop, only, outcomes
+
+JOINED = """
+SELECT r.id, c.name AS customer, r.text || ' (' || c.name || ')' AS text
+FROM letters r JOIN customers c ON c.id = r.customer  -- one row for each letter
+"""
+
+
+@pytest.fixture
+def letters(shop: Shop) -> Shop:
+    """Three letters of two customers."""
+    shop.execute("CREATE TABLE customers (id INTEGER PRIMARY KEY, name TEXT)")
+    shop.execute("CREATE TABLE letters (id INTEGER PRIMARY KEY, customer INTEGER, at TIMESTAMP, text TEXT)")
+    shop.insert("customers", [{"id": 1, "name": "Ada"}, {"id": 2, "name": "Bo"}])
+    shop.insert(
+        "letters",
+        [
+            {"id": n, "customer": 1 + n % 2, "at": datetime(2026, 11, 1 + n), "text": text}
+            for n, text in enumerate(("fine", "late", "odd"))
+        ],
+    )
+    return shop
+
+
+def source(query: str = JOINED, **settings: object) -> Source:
+    return Source.model_validate({"table": "mail", "query": query, "key": "id", **settings})
+
+
+def refused(shop: Shop, query: str, **settings: object) -> str:
+    engine = RecordingEngine()
+    with pytest.raises(SourceError) as caught:
+        shop.run(SENTIMENT, source=source(query, **settings), engine=engine)
+    assert engine.runs == 0
+    return str(caught.value)
+
+
+def test_rows_of_a_query_are_asked_about_and_answered_under_its_name(letters: Shop) -> None:
+    engine = RecordingEngine()
+    assert only(letters.run(SENTIMENT, source=source(), engine=engine)).rows_answered == 3
+    assert sorted(engine.texts) == ["fine (Ada)", "late (Bo)", "odd (Ada)"]
+    with letters.database.engine.connect() as connection:
+        found = connection.execute(sa.text("SELECT id, label FROM mail_sentiment ORDER BY id")).all()
+        assert [row.id for row in found] == [0, 1, 2]
+        joined = "SELECT count(*) FROM letters l JOIN mail_sentiment s ON s.id = l.id"
+        assert connection.execute(sa.text(joined)).scalar_one() == 3
+
+
+def test_a_rerun_asks_only_about_what_the_query_gives_otherwise(letters: Shop) -> None:
+    letters.run(SENTIMENT, source=source())
+    letters.execute("UPDATE customers SET name = 'Bea' WHERE id = 2")
+    letters.execute("DELETE FROM letters WHERE id = 0")
+    counts = only(letters.run(SENTIMENT, source=source()))
+    assert (outcomes(counts), counts.rows_removed) == ((1, 0, 1, 0), 1)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT id, text FROM letters;",
+        "WITH chosen AS (SELECT * FROM letters) SELECT * FROM chosen",
+        "SELECT id, text FROM letters UNION ALL SELECT id + 10, name FROM customers WHERE id > 100",
+        "SELECT id, text || ' 5% off: yes\\:no at 10:30 :name ?' AS text FROM letters",
+        "SELECT id, text FROM letters -- and no more",
+        "SELECT * FROM letters WHERE text <> '%s' ORDER BY text DESC",
+    ],
+)
+def test_any_select_is_read(letters: Shop, query: str) -> None:
+    engine = RecordingEngine()
+    assert only(letters.run(SENTIMENT, source=source(query), engine=engine)).rows_answered == 3
+    if "off" in query:
+        assert engine.texts[0] == "fine 5% off: yes\\:no at 10:30 :name ?"
+
+
+def test_casts_of_postgres_are_no_parameters(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    table = SourceTable(database, source("SELECT 7::bigint AS id, 'x'::text AS text"), ["text"])
+    assert [row.key for page in table.read(Partition()) for row in page] == [(7,)]
+    database.close()
+
+
+def test_a_long_query_is_read_page_by_page_in_the_order_of_its_key(shop: Shop) -> None:
+    count = 2 * CHUNK_ROWS + 5
+    numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) "
+    table = SourceTable(shop.database, source(f"{numbers} SELECT -i AS id, 'x' AS text FROM n"), ["text"])
+    pages = [[row.key[0] for row in page] for page in table.read(Partition())]
+    assert [len(page) for page in pages] == [CHUNK_ROWS, CHUNK_ROWS, 5]
+    assert [key for page in pages for key in page] == list(range(-count, 0))
+
+
+def test_partitions_and_conditions_go_over_the_query(letters: Shop) -> None:
+    table = SourceTable(
+        letters.database, source("SELECT id, at AS day, text FROM letters", where="text <> 'odd'"), ["text"], ["day"]
+    )
+    days = {
+        day: Partition(
+            str(day), (Within("day", datetime(2026, 11, day, tzinfo=UTC), datetime(2026, 11, day + 1, tzinfo=UTC)),)
+        )
+        for day in (1, 2, 3)
+    }
+    assert [table.count(days[day]) for day in (1, 2, 3)] == [1, 1, 0]
+    assert table.present(days[2], [(0,), (1,), (2,)]) == {(1,)}
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [("id", 5), ("text", "x"), ("at", None), ("id || 'a'", "5a"), ("id * 1.5", None), ("NULL", None)],
+)
+def test_keys_of_every_type_are_found_again(shop: Shop, expression: str, value: object) -> None:
+    shop.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, at TIMESTAMP, text TEXT)")
+    shop.insert("t", [{"id": 5, "at": datetime(2026, 11, 1, 12, 30), "text": "x"}])
+    query = source(f"SELECT {expression} AS key, text FROM t", key="key")
+    if expression == "NULL":
+        with pytest.raises(SourceError, match="the key column 'key' is NULL in some rows"):
+            shop.run(SENTIMENT, source=query)
+        return
+    assert only(shop.run(SENTIMENT, source=query)).rows_answered == 1
+    assert outcomes(only(shop.run(SENTIMENT, source=query))) == (0, 0, 1, 0)
+    if value is not None:
+        with shop.database.engine.connect() as connection:
+            assert connection.execute(sa.text("SELECT key FROM mail_sentiment")).scalar() == value
+
+
+def test_a_query_in_sqlite_is_answered_in_postgres(tmp_path: Path, postgres_url: str) -> None:
+    source_database, output = Database(f"sqlite:///{tmp_path / 'source.db'}"), Database(postgres_url)
+    with source_database.engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE t (id INTEGER PRIMARY KEY, text TEXT)"))
+        connection.execute(sa.text("INSERT INTO t VALUES (1, 'a'), (2, 'b')"))
+    mail = source("SELECT id, upper(text) AS text FROM t")
+    for expected in ((2, 0, 0, 0), (0, 0, 2, 0)):
+        pipeline = Pipeline(mail, [SENTIMENT], RecordingEngine(), source_database, output)
+        assert outcomes(pipeline.run(Partition(), "run").counts["sentiment"]) == expected
+    source_database.close()
+    output.close()
+
+
+def test_columns_are_checked_before_a_row_is_read(letters: Shop) -> None:
+    assert "The query of 'mail' has no column 'text', which a text template names." in refused(
+        letters, "SELECT id, text AS body FROM letters"
+    )
+    assert "Did you mean 'id'?" in refused(letters, "SELECT id, text FROM letters", key="idd")
+
+
+def test_two_columns_of_one_name_are_refused_where_the_database_does_not_rename_one(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    with pytest.raises(SourceError, match="two columns named 'id'"):
+        SourceTable(database, source("SELECT 1 AS id, 2 AS id, 'x' AS text"), ["text"])
+    database.close()
+
+
+def test_a_query_that_the_database_refuses_is_shown_with_the_reason(letters: Shop) -> None:
+    message = refused(letters, "SELECT id, text FROM leters")
+    assert "The query of source 'mail' cannot be run: " in message
+    assert message.count("leters") >= 2
+    for query in ("DELETE FROM letters", "SELECT 1; DROP TABLE letters", "no SQL at all"):
+        assert "cannot be run" in refused(letters, query)
+    with letters.database.engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM letters")).scalar_one() == 3
+
+
+def test_a_key_that_the_query_gives_twice_is_refused(letters: Shop) -> None:
+    message = refused(letters, "SELECT customer AS id, text FROM letters")
+    assert "The query of 'mail': the key (id) is not unique: id=1 stands in several rows" in message
+
+
+def test_a_query_without_rows_is_a_source_without_rows(letters: Shop) -> None:
+    counts = only(letters.run(SENTIMENT, source=source("SELECT id, text FROM letters WHERE id > 99")))
+    assert counts.rows_read == 0
+    counts = only(letters.run(SENTIMENT, source=source("SELECT id, text FROM letters")))
+    assert counts.rows_answered == 3
+
+
+def test_a_read_only_role_is_enough_to_find_the_columns(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    with database.engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE t (id UUID PRIMARY KEY, at TIMESTAMPTZ, text TEXT)"))
+        name = connection.execute(sa.text("SELECT current_database()")).scalar_one()
+        connection.execute(sa.text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+    database.close()
+    reader = Database(postgres_url)
+    table = SourceTable(reader, source("SELECT * FROM t"), ["text"], ["at"])
+    [key] = table.key_types
+    assert isinstance(key, sa.Uuid)
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"key": ()}, "A query has no primary key"),
+        ({"query": "  "}, "The source's query is empty"),
+        ({"schema": "crm"}, "schema='crm' says where a table is"),
+    ],
+)
+def test_settings_that_do_not_go_with_a_query_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        source(**settings)
