@@ -1,7 +1,7 @@
 """Bring a table's answers up to date: read, compare, ask, parse, write."""
 
 from llm_assets.pipeline.accounting import Counts, PartitionResult, Progress, ProgressListener, Stopwatch
-from llm_assets.pipeline.pipeline import Pipeline, PipelineSettings, output_table_name
+from llm_assets.pipeline.pipeline import Pipeline, PipelineSettings, output_table_name, task_outputs
 from llm_assets.pipeline.run import MAX_ATTEMPTS
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "ProgressListener",
     "Stopwatch",
     "output_table_name",
+    "task_outputs",
 ]

@@ -5,13 +5,16 @@ from llm_assets.tables.database import Database
 from llm_assets.tables.export import export_csv, export_file
 from llm_assets.tables.ledger import prune_ledger
 from llm_assets.tables.locks import POLL_SECONDS, run_locks
+from llm_assets.tables.roles import roles_sql
 from llm_assets.tables.source import Source, SourceTable
 from llm_assets.tables.store import Output, Store
+from llm_assets.tables.views import AnsweredView
 
 __all__ = [
     "POLL_SECONDS",
     "AnswerToWrite",
     "AnsweredRow",
+    "AnsweredView",
     "Batch",
     "Database",
     "FailedRow",
@@ -24,5 +27,6 @@ __all__ = [
     "export_csv",
     "export_file",
     "prune_ledger",
+    "roles_sql",
     "run_locks",
 ]

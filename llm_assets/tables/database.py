@@ -105,6 +105,17 @@ class Database:
             return None
         return Path(path).expanduser()
 
+    def is_same(self, other: "Database") -> bool:
+        """Return whether another URL leads to the same database, whoever connects and by which driver."""
+        return self._place == other._place
+
+    @property
+    def _place(self) -> tuple[object, ...]:
+        if self.file is not None:
+            return self.dialect, self.file.resolve()
+        port = self._url.port or (5432 if self.dialect == "postgresql" else None)
+        return self.dialect, self._url.host, port, self._url.database
+
     def check(self) -> None:
         """Connect once.
 
