@@ -1,4 +1,4 @@
-"""The demo's reviews with answers from two runs of the demo's own tasks, once for each kind of database."""
+"""The demo's reviews with answers from two runs of the demo's own tasks, and their view, in each kind of database."""
 
 import secrets
 from collections.abc import Iterator
@@ -6,17 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from definitions import DAYS, REVIEWS, ROOT, TASKS
+from definitions import DAYS, REVIEWS, ROOT, TASKS, defs
+from llm_assets.dagster.analysts import create_view
+from llm_assets.dagster.table import TABLE_METADATA, TableDefinition
 from llm_assets.demo.data import load_reviews
 from llm_assets.pipeline import Pipeline
 from llm_assets.records import FailureKind
 from llm_assets.tables import Database
 from tests.postgres import PostgresServer
-from tests.sql.files import Sql, statements
+from tests.sql.files import Sql
 from tests.tables.shop import FaultyEngine, RecordingEngine
 
 REFUSED, FLAKY = 1002, 1003
 """The model refuses the first review in both runs; the second fails once and is answered by the second run."""
+
+
+def demo_table() -> TableDefinition:
+    """Return the definition of the demo's table, as its assets carry it."""
+    [table] = {spec.metadata.get(TABLE_METADATA) for spec in defs.resolve_all_asset_specs()} - {None}
+    return table
 
 
 def answer_all(database: Database, engine: RecordingEngine, run_id: str) -> None:
@@ -29,7 +37,7 @@ def answer_all(database: Database, engine: RecordingEngine, run_id: str) -> None
 
 @pytest.fixture(scope="session", params=["sqlite", "postgres"])
 def answered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sql]:
-    """The demo's database after two runs, with the views. Tests only read it."""
+    """The demo's database after two runs, with the view. Tests only read it."""
     if request.param == "sqlite":
         database = Database(f"sqlite:///{tmp_path_factory.mktemp('sql') / 'demo.db'}")
     else:
@@ -43,7 +51,6 @@ def answered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     refused = {texts[REFUSED]: FailureKind.REFUSED_REQUEST}
     answer_all(database, FaultyEngine(errors={**refused, texts[FLAKY]: FailureKind.ENGINE_ERROR}), "run-1")
     answer_all(database, FaultyEngine(errors=refused), "run-2")
-    for view in sorted((ROOT / "sql" / "views").glob("*.sql")):
-        sql.execute(*statements(view))
+    create_view(demo_table(), database)
     yield sql
     database.close()
