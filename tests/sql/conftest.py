@@ -1,7 +1,7 @@
 """The demo's reviews with answers from two runs of the demo's own tasks, and their view, in each kind of database."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,12 +10,14 @@ from definitions import DAYS, REVIEWS, ROOT, TASKS, defs
 from llm_assets.dagster.analysts import create_view
 from llm_assets.dagster.table import TABLE_METADATA, TableDefinition
 from llm_assets.demo.data import load_reviews
+from llm_assets.engines import Engine
 from llm_assets.pipeline import Pipeline
 from llm_assets.records import FailureKind
 from llm_assets.tables import Database
+from llm_assets.tasks import Task
 from tests.postgres import PostgresServer
 from tests.sql.files import Sql
-from tests.tables.shop import FaultyEngine, RecordingEngine
+from tests.tables.shop import FaultyEngine
 
 REFUSED, FLAKY = 1002, 1003
 """The model refuses the first review in both runs; the second fails once and is answered by the second run."""
@@ -27,9 +29,9 @@ def demo_table() -> TableDefinition:
     return table
 
 
-def answer_all(database: Database, engine: RecordingEngine, run_id: str) -> None:
+def answer_all(database: Database, engine: Engine, run_id: str, tasks: Sequence[Task] = TASKS) -> None:
     """Run all days of the demo."""
-    pipeline = Pipeline(REVIEWS, TASKS, engine, database, database, DAYS.column)
+    pipeline = Pipeline(REVIEWS, tasks, engine, database, database, DAYS.column)
     days = DAYS.definition().get_partition_keys()
     for _ in pipeline.run_all([DAYS.partition(key) for key in days], run_id):
         pass
