@@ -1,10 +1,13 @@
 """What analysts read answers with, made from a table's definition: the view over its answers, and the roles."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import dagster as dg
+
 from llm_assets.dagster.table import TableDefinition
-from llm_assets.errors import ConfigError
+from llm_assets.errors import ConfigError, did_you_mean
 from llm_assets.pipeline import output_table_name, task_outputs
 from llm_assets.tables import AnsweredView, Database, roles_sql
 
@@ -35,20 +38,36 @@ def create_view(table: TableDefinition, database: Database, name: str | None = N
     return view.name
 
 
-def shared_database(table: TableDefinition, resources: Mapping[str, Any]) -> Database:
-    """Return the database that has both a table's source and its answers.
+@contextmanager
+def table_databases(table: TableDefinition, resources: Mapping[str, Any]) -> Iterator[tuple[Database, Database]]:
+    """Give the databases of a table's source and of its answers, from the resources of its definitions.
 
     Raises:
-        ConfigError: they are in two databases.
+        ConfigError: the definitions lack a resource that the table names.
     """
-    source = resources[table.source_database_key].get_database()
-    answers = resources[table.database_key].get_database()
-    if not answers.is_same(source):
-        raise ConfigError(
-            f"A view joins tables of one database, but {table.source.name!r} is in {source.name} and its answers are "
-            f"in {answers.name}. Write the answers to the source's database, or join them elsewhere."
-        )
-    return answers
+    keys = (table.source_database_key, table.database_key)
+    for key in keys:
+        if key not in resources:
+            raise ConfigError(f"The definitions have no resource {key!r}. {did_you_mean(key, resources)}")
+    with dg.build_resources({key: resources[key] for key in dict.fromkeys(keys)}) as built:
+        source, answers = (getattr(built, key).get_database() for key in keys)
+        yield source, answers
+
+
+@contextmanager
+def shared_database(table: TableDefinition, resources: Mapping[str, Any]) -> Iterator[Database]:
+    """Give the database that has both a table's source and its answers.
+
+    Raises:
+        ConfigError: they are in two databases, or the definitions lack a resource that the table names.
+    """
+    with table_databases(table, resources) as (source, answers):
+        if not answers.is_same(source):
+            raise ConfigError(
+                f"A view joins tables of one database, but {table.source.name!r} is in {source.name} and its answers "
+                f"are in {answers.name}. Write the answers to the source's database, or join them elsewhere."
+            )
+        yield answers
 
 
 def table_roles_sql(

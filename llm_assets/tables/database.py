@@ -116,6 +116,16 @@ class Database:
         port = self._url.port or (5432 if self.dialect == "postgresql" else None)
         return self.dialect, self._url.host, port, self._url.database
 
+    def check_exists(self) -> None:
+        """Connect once, as `check`, and make no SQLite file where there is none.
+
+        Raises:
+            DatabaseError: there is no such file, or the database cannot be reached.
+        """
+        if self.file is not None and not self.file.exists():
+            raise DatabaseError(f"There is no database {self.name}. Check the path.")
+        self.check()
+
     def check(self) -> None:
         """Connect once.
 

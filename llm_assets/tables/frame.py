@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from llm_assets.errors import ConfigError, DatabaseError
+from llm_assets.errors import ConfigError
 from llm_assets.secrets import masked
 from llm_assets.tables.answers import AnswersTable, Kind, reader_of
 from llm_assets.tables.database import Database
@@ -64,9 +64,7 @@ def to_pandas(
     if isinstance(database, str):
         opened = Database(database)
         try:
-            if opened.file is not None and not opened.file.exists():
-                raise DatabaseError(f"There is no database {opened.name}. Check the path.")  # to connect would make it
-            opened.check()
+            opened.check_exists()
             return to_pandas(opened, table, partition, columns=columns, index=index, schema=schema)
         finally:
             opened.close()

@@ -63,7 +63,7 @@ class AnsweredView:
                 f"{database.name} holds no answers: its kind is {database.dialect!r}, and they are written to "
                 f"{' or '.join(OUTPUT_DIALECTS)}."
             )
-        database.check()
+        database.check_exists()
         self.database = database
         self.source = source
         self.outputs = tuple(outputs)

@@ -159,7 +159,7 @@ def test_the_page_names_what_there_is(demo: Sql) -> None:
     }
     for table in tables:
         demo.read(f"SELECT * FROM {table}")
-    explained = PAGE.partition("how each answer came to be:")[2].partition("Join it")[0]
+    explained = PAGE.partition("## One task's table")[2].partition("Join it")[0]
     columns = demo.read("SELECT * FROM reviews_sentiment").columns
     assert [name for row in re.findall(r"^\| (`.*?) \|", explained, re.M) for name in re.findall(r"`(\w+)`", row)] == (
         columns[columns.index("model") :]

@@ -10,6 +10,7 @@ import click
 from pydantic import ValidationError
 from rich.console import Console
 
+from llm_assets.cli import analysts
 from llm_assets.errors import LLMAssetsError, validation_message
 from llm_assets.secrets import masked, masked_errors
 
@@ -37,6 +38,10 @@ class _Group(click.Group):
 @click.version_option(package_name="llm_assets")
 def main() -> None:
     """Label, extract from and summarize the text rows of a database with vLLM, inside Dagster runs."""
+
+
+for _command in (analysts.views, analysts.roles):
+    main.add_command(_command)
 
 
 @main.command()
