@@ -181,6 +181,20 @@ def test_sqlite_keeps_the_comments_in_the_views_own_sql(sqlite_url: str) -> None
             assert f"    -- {column.comment}\n    {column.sql} AS {column.name}" in text
 
 
+def test_answers_and_reasons_are_found_by_their_keys(sqlite_url: str) -> None:
+    shop = Shop(sqlite_url)
+    shop.run(SENTIMENT, NOTE)
+    view_of(shop, SENTIMENT, NOTE).create()
+    plan = [row[3] for row in shop.rows("EXPLAIN QUERY PLAN SELECT * FROM reviews_answered")]
+    assert plan[0] == "SCAN source"
+    assert [step.split(" USING INDEX")[0] for step in plan[1:]] == [
+        "SEARCH answer_sentiment",
+        "SEARCH failure_sentiment",
+        "SEARCH answer_note",
+        "SEARCH failure_note",
+    ]
+
+
 def test_the_script_does_what_create_does(shop: Shop) -> None:
     shop.add(["a", None])
     shop.run(SENTIMENT)
