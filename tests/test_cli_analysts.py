@@ -79,17 +79,17 @@ def test_every_command_of_the_docs_runs(demo_url: str, tmp_path: Path) -> None:
         assert program == "llm-assets"
         printed[command] = run_cli(*arguments, LLM_ASSETS_DATABASE_URL=demo_url).stdout
     assert list(printed) == [
-        "llm-assets views --create",
+        "llm-assets views reviews --create",
         "llm-assets export reviews_answered --output reviews.csv",
-        "llm-assets roles",
+        "llm-assets roles reviews",
     ]
-    assert "view reviews_answered of 25 columns is made" in printed["llm-assets views --create"]
+    assert "view reviews_answered of 25 columns is made" in printed["llm-assets views reviews --create"]
     assert len((tmp_path / "reviews.csv").read_text().splitlines()) > 300
-    assert printed["llm-assets roles"] == (ROOT / "sql" / "roles" / "postgres.sql").read_text()
+    assert printed["llm-assets roles reviews"] == (ROOT / "sql" / "roles" / "postgres.sql").read_text()
 
 
 def test_the_printed_sql_makes_the_view(demo_url: str) -> None:
-    script = run_cli("views", "--name", "by_hand", LLM_ASSETS_DATABASE_URL=demo_url).stdout
+    script = run_cli("views", "reviews", "--name", "by_hand", LLM_ASSETS_DATABASE_URL=demo_url).stdout
     with sqlite3.connect(demo_url.removeprefix("sqlite:///")) as connection:
         connection.executescript(script)
         assert connection.execute("SELECT COUNT(sentiment_label) FROM by_hand").fetchone() == (297,)

@@ -109,7 +109,7 @@ def test_the_owner_of_a_database_makes_the_roles_without_being_superuser() -> No
 
 def test_the_file_is_what_the_command_prints_for_the_demo() -> None:
     expected = (SQL / "roles" / "postgres.sql").read_text(encoding="utf-8")
-    assert table_roles_sql(demo_table()) == expected, "Run: llm-assets roles > sql/roles/postgres.sql"
+    assert table_roles_sql(demo_table()) == expected, "Run: llm-assets roles reviews > sql/roles/postgres.sql"
 
 
 @pytest.mark.parametrize("roles_first", [True, False], ids=["roles before tables", "roles after tables"])
