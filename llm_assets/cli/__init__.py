@@ -10,7 +10,7 @@ import click
 from pydantic import ValidationError
 from rich.console import Console
 
-from llm_assets.cli import inspection
+from llm_assets.cli import analysts, inspection
 from llm_assets.errors import LLMAssetsError, validation_message
 from llm_assets.secrets import masked, masked_errors
 
@@ -40,7 +40,7 @@ def main() -> None:
     """Label, extract from and summarize the text rows of a database with vLLM, inside Dagster runs."""
 
 
-for _command in (inspection.explain, inspection.preview, inspection.inspect):
+for _command in (inspection.explain, inspection.preview, inspection.inspect, analysts.views, analysts.roles):
     main.add_command(_command)
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from llm_assets.demo.data import load_csv, load_reviews, load_tickets
 from llm_assets.demo.model import MODEL_DIRECTORY, prepare_model
 from llm_assets.demo.report import print_report
 from llm_assets.engines.hardware import CPU_ENVIRONMENT
-from llm_assets.errors import ConfigError
+from llm_assets.errors import ConfigError, OutputTableError
+from llm_assets.pipeline import task_outputs
 from llm_assets.progress import terminal_bar
-from llm_assets.tables import Database, Source
+from llm_assets.tables import AnsweredView, Database, Source
+from llm_assets.tasks import Task
 
 HOME = Path(".llm_assets")
 ENVIRONMENT = {
@@ -80,8 +83,19 @@ def run_demo(console: Console, root: Path, csv: CsvFile | None) -> None:
     console.print(
         f"\nThe tables {table}_sentiment, {table}_facts and {table}_summary of {database.name} hold the answers."
     )
+    console.print(join_answers(database, source, tasks), markup=False)
     if csv is None:
         console.print("See them in the Dagster UI: make ui")
+
+
+def join_answers(database: Database, source: Source, tasks: Sequence[Task]) -> str:
+    """Make the view of all answers; return what there is to say of it."""
+    try:
+        view = AnsweredView(database, source, task_outputs(source, tasks))
+        view.create()
+    except (ConfigError, OutputTableError) as error:  # a file's columns, or a view of someone's own
+        return str(error)
+    return f"The view {view.name} joins them with the rows. What to ask it: docs/query-the-answers.md"
 
 
 def serve_ui(root: Path, host: str, port: int) -> None:

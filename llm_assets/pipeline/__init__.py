@@ -2,7 +2,7 @@
 
 from llm_assets.pipeline.accounting import Counts, PartitionResult, Progress, ProgressListener, Stopwatch
 from llm_assets.pipeline.comparison import MAX_ATTEMPTS
-from llm_assets.pipeline.pipeline import Pipeline, PipelineSettings, output_table_name
+from llm_assets.pipeline.pipeline import Pipeline, PipelineSettings, output_table_name, task_outputs
 
 __all__ = [
     "MAX_ATTEMPTS",
@@ -14,4 +14,5 @@ __all__ = [
     "ProgressListener",
     "Stopwatch",
     "output_table_name",
+    "task_outputs",
 ]

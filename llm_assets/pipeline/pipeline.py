@@ -113,10 +113,7 @@ class Pipeline:
                     f"The key column {name!r} of {source.name!r} has the name of a column that every answer has. Give "
                     f"it another name in a view, and read that. Taken are {', '.join(PROVENANCE_COLUMNS)}."
                 )
-        outputs = [
-            Output(task.name, output_table_name(source, task), task.columns, f"{type(task).__name__} of {source.name}.")
-            for task in tasks
-        ]
+        outputs = task_outputs(source, tasks)
         kind = ReadOnlyStore if read_only else Store
         self.store = kind(output_database, self.source, outputs, self.settings.output_schema)
         self.store.prepare()
@@ -215,3 +212,11 @@ class Pipeline:
 def output_table_name(source: Source, task: Task) -> str:
     """Return the name of a task's output table."""
     return f"{source.output_prefix}_{task.name}"
+
+
+def task_outputs(source: Source, tasks: Sequence[Task]) -> list[Output]:
+    """Return the output tables of some tasks."""
+    return [
+        Output(task.name, output_table_name(source, task), task.columns, f"{type(task).__name__} of {source.name}.")
+        for task in tasks
+    ]

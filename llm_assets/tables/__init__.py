@@ -7,15 +7,18 @@ from llm_assets.tables.export import export_csv, export_file
 from llm_assets.tables.ledger import prune_ledger
 from llm_assets.tables.locks import POLL_SECONDS, run_locks
 from llm_assets.tables.reading import PastPartition, ReadOnlyStore, StoredAnswers
+from llm_assets.tables.roles import roles_sql
 from llm_assets.tables.source import Source, SourceTable
 from llm_assets.tables.statistics import Histogram, Statistics
 from llm_assets.tables.store import Output, Store
 from llm_assets.tables.unanswered import Unanswered, UnansweredRows
+from llm_assets.tables.views import AnsweredView
 
 __all__ = [
     "POLL_SECONDS",
     "AnswerToWrite",
     "AnsweredRow",
+    "AnsweredView",
     "Batch",
     "Database",
     "FailedRow",
@@ -37,5 +40,6 @@ __all__ = [
     "export_file",
     "key_text",
     "prune_ledger",
+    "roles_sql",
     "run_locks",
 ]

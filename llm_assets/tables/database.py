@@ -111,6 +111,27 @@ class Database:
         """Whether this is a SQLite file that does not exist: to connect would make it."""
         return self.file is not None and not self.file.exists()
 
+    def is_same(self, other: "Database") -> bool:
+        """Return whether another URL leads to the same database, whoever connects and by which driver."""
+        return self._place == other._place
+
+    @property
+    def _place(self) -> tuple[object, ...]:
+        if self.file is not None:
+            return self.dialect, self.file.resolve()
+        port = self._url.port or (5432 if self.dialect == "postgresql" else None)
+        return self.dialect, self._url.host, port, self._url.database
+
+    def check_exists(self) -> None:
+        """Connect once, as `check`, and make no SQLite file where there is none.
+
+        Raises:
+            DatabaseError: there is no such file, or the database cannot be reached.
+        """
+        if self.is_absent:
+            raise DatabaseError(f"There is no database {self.name}. Check the path.")
+        self.check()
+
     def check(self) -> None:
         """Connect once.
 

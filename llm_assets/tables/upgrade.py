@@ -122,7 +122,7 @@ def _refusal(
 ) -> str:
     message = (
         f"The output tables cannot be made in {database.name}: {reason_of(error)}. Give the role the right to make "
-        "tables there, as sql/roles/postgres.sql does"
+        "tables there, as the SQL of `llm-assets roles` does"
     )
     if not statements:
         return f"{message}."

@@ -13,7 +13,7 @@ SELECT
 FROM (
     SELECT
         sentiment_confidence,
-        CASE WHEN sentiment = gold_label THEN 1 ELSE 0 END AS correct,
+        CASE WHEN sentiment_label = gold_label THEN 1 ELSE 0 END AS correct,
         CASE
             WHEN sentiment_confidence >= 0.95 THEN 0.95
             WHEN sentiment_confidence >= 0.9 THEN 0.9
@@ -23,7 +23,7 @@ FROM (
             ELSE 0.0
         END AS band
     FROM reviews_answered
-    WHERE gold_label IS NOT NULL AND sentiment IS NOT NULL
+    WHERE gold_label IS NOT NULL AND sentiment_label IS NOT NULL
 ) AS compared
 GROUP BY band
 ORDER BY band;

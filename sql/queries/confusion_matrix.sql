@@ -4,10 +4,10 @@
 
 SELECT
     gold_label,
-    sentiment,
+    sentiment_label,
     COUNT(*) AS reviews,
     ROUND(CAST(COUNT(*) * 1.0 / SUM(COUNT(*)) OVER (PARTITION BY gold_label) AS NUMERIC), 3) AS share_of_gold_label
 FROM reviews_answered
-WHERE gold_label IS NOT NULL AND sentiment IS NOT NULL
-GROUP BY gold_label, sentiment
-ORDER BY gold_label, sentiment;
+WHERE gold_label IS NOT NULL AND sentiment_label IS NOT NULL
+GROUP BY gold_label, sentiment_label
+ORDER BY gold_label, sentiment_label;

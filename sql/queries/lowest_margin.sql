@@ -4,7 +4,7 @@
 
 SELECT
     id,
-    sentiment,
+    sentiment_label,
     ROUND(CAST(sentiment_margin AS NUMERIC), 4) AS margin,
     ROUND(CAST(sentiment_confidence AS NUMERIC), 4) AS confidence,
     gold_label,
@@ -12,6 +12,6 @@ SELECT
     title,
     text
 FROM reviews_answered
-WHERE sentiment IS NOT NULL
+WHERE sentiment_label IS NOT NULL
 ORDER BY sentiment_margin, id
 LIMIT 50;

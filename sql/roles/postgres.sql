@@ -1,10 +1,10 @@
--- Two roles with the least they need, for Postgres. Plain SQL; safe to run again, and to be run again whenever a view
--- of sql/views was made anew. Run it as superuser, or as the owner of the database and of `reviews` with
--- the right to create roles.
---   llm_pipeline  reads the source `reviews`, and makes and writes the package's own tables; it cannot change `reviews`
---   llm_analyst   reads the source, the answers, the package's tables and the views; it writes nothing
--- Both can log in and have no password yet. Set one where it stays out of files and histories: psql's \password does.
--- For other tables than the demo's: put the source's name in place of `reviews`, and its tasks' in the two lists below.
+-- Two roles with the least they need on reviews and its answers, for Postgres.
+-- Made by `llm-assets roles`. Safe to run again, and to be run again when a task was added. Run it as
+-- superuser, or as the owner of the database and of the source with the right to create roles.
+--   llm_pipeline  reads the source; makes and writes the package's tables; cannot change the source
+--   llm_analyst   reads the source, the answers, the package's tables and the view; writes nothing
+-- Both can log in and have no password yet. Set one where it stays out of files and histories: psql's
+-- \password does.
 
 DO $$
 BEGIN
@@ -14,6 +14,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'llm_analyst') THEN
         CREATE ROLE llm_analyst LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE;
     END IF;
+    EXECUTE 'GRANT CONNECT ON DATABASE ' || quote_ident(current_database()) || ' TO llm_pipeline, llm_analyst';
 END
 $$;
 
@@ -24,21 +25,23 @@ GRANT llm_pipeline TO CURRENT_USER;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 GRANT USAGE ON SCHEMA public TO llm_pipeline, llm_analyst;
 
--- The source: read only, for both.
-GRANT SELECT ON reviews TO llm_pipeline, llm_analyst;
-
--- The pipeline makes its tables on its first run and owns them. If another role ran it before, it gets those.
+-- The pipeline makes its tables on its first run and owns them. Those that are there become its own.
 GRANT CREATE ON SCHEMA public TO llm_pipeline;
 DO $$
 DECLARE
     name TEXT;
 BEGIN
     FOREACH name IN ARRAY ARRAY[
-        'reviews_sentiment', 'reviews_facts', 'reviews_summary', 'llm_answers', 'llm_failures', 'llm_throughput',
-        'llm_version'
+        'public.reviews_sentiment',
+        'public.reviews_facts',
+        'public.reviews_summary',
+        'public.llm_answers',
+        'public.llm_failures',
+        'public.llm_throughput',
+        'public.llm_version'
     ] LOOP
-        IF to_regclass('public.' || quote_ident(name)) IS NOT NULL THEN
-            EXECUTE 'ALTER TABLE public.' || quote_ident(name) || ' OWNER TO llm_pipeline';
+        IF to_regclass(name) IS NOT NULL THEN
+            EXECUTE 'ALTER TABLE ' || name || ' OWNER TO llm_pipeline';
         END IF;
     END LOOP;
 END
@@ -50,16 +53,25 @@ DECLARE
     name TEXT;
 BEGIN
     FOREACH name IN ARRAY ARRAY[
-        'reviews_sentiment', 'reviews_facts', 'reviews_summary', 'llm_answers', 'llm_failures', 'llm_throughput',
-        'llm_version', 'reviews_answered'
+        'public.reviews_sentiment',
+        'public.reviews_facts',
+        'public.reviews_summary',
+        'public.llm_answers',
+        'public.llm_failures',
+        'public.llm_throughput',
+        'public.llm_version',
+        'public.reviews_answered'
     ] LOOP
-        IF to_regclass('public.' || quote_ident(name)) IS NOT NULL THEN
-            EXECUTE 'GRANT SELECT ON public.' || quote_ident(name) || ' TO llm_analyst';
+        IF to_regclass(name) IS NOT NULL THEN
+            EXECUTE 'GRANT SELECT ON ' || name || ' TO llm_analyst';
         END IF;
     END LOOP;
 END
 $$;
 ALTER DEFAULT PRIVILEGES FOR ROLE llm_pipeline IN SCHEMA public GRANT SELECT ON TABLES TO llm_analyst;
+
+-- The source: read only, for both.
+GRANT SELECT ON public.reviews TO llm_pipeline, llm_analyst;
 
 -- A second line of defence, and an end to queries that someone forgot.
 ALTER ROLE llm_analyst SET default_transaction_read_only = on;

@@ -1,5 +1,6 @@
 """On Postgres, the pipeline's role runs the pipeline and cannot change the source; the analyst's role only reads."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg2
@@ -7,11 +8,15 @@ import pytest
 import sqlalchemy as sa
 
 from definitions import ROOT
+from llm_assets.dagster.analysts import create_view, table_roles_sql
 from llm_assets.demo.data import load_reviews
 from llm_assets.engines import DummyEngine
-from llm_assets.tables import Database
+from llm_assets.errors import DatabaseError
+from llm_assets.pipeline import Pipeline, PipelineSettings
+from llm_assets.records import Partition
+from llm_assets.tables import Database, Source
 from tests.postgres import PostgresServer
-from tests.sql.conftest import answer_all
+from tests.sql.conftest import answer_all, demo_table
 from tests.sql.files import SQL, Sql, statements
 
 PASSWORD = "for-this-test"
@@ -44,7 +49,7 @@ class Shop:
             self.admin.execute(f"ALTER ROLE {role} PASSWORD '{PASSWORD}'")
 
     def make_views(self) -> None:
-        self.admin.execute(*statements(SQL / "views" / "reviews_answered.sql"))
+        create_view(demo_table(), self.admin.database)
 
     def as_role(self, role: str, options: str = "") -> Sql:
         return Sql(Database(self.server.url(str(self.url.database), role, PASSWORD) + options))
@@ -98,8 +103,13 @@ def test_the_owner_of_a_database_makes_the_roles_without_being_superuser() -> No
         shop.make_roles()
         shop.make_roles()
         answer_all(shop.as_role("llm_pipeline").database, DummyEngine(identity="another"), "run-2")
-        found = shop.as_role("llm_analyst").read("SELECT COUNT(sentiment) FROM reviews_answered")
+        found = shop.as_role("llm_analyst").read("SELECT COUNT(sentiment_label) FROM reviews_answered")
         assert found.rows == [(297,)]
+
+
+def test_the_file_is_what_the_command_prints_for_the_demo() -> None:
+    expected = (SQL / "roles" / "postgres.sql").read_text(encoding="utf-8")
+    assert table_roles_sql(demo_table()) == expected, "Run: llm-assets roles reviews > sql/roles/postgres.sql"
 
 
 @pytest.mark.parametrize("roles_first", [True, False], ids=["roles before tables", "roles after tables"])
@@ -133,3 +143,65 @@ def test_the_analysts_role_reads_everything_and_writes_nothing(shop: Shop, roles
     assert_denied(
         analyst, "UPDATE reviews SET text = ''", "CREATE TABLE mine (x INTEGER)", "DROP VIEW reviews_answered"
     )
+
+
+def test_the_pipelines_role_makes_the_view_and_the_analyst_reads_it(shop: Shop) -> None:
+    shop.make_roles()
+    pipeline = shop.as_role("llm_pipeline")
+    answer_all(pipeline.database, DummyEngine(), "run-1")
+    create_view(demo_table(), pipeline.database)
+    create_view(demo_table(), pipeline.database)
+    analyst = shop.as_role("llm_analyst")
+    assert analyst.read("SELECT COUNT(sentiment_label) FROM reviews_answered").rows == [(297,)]
+    with pytest.raises(DatabaseError, match=r"cannot be made .* cannot execute CREATE VIEW"):
+        create_view(demo_table(), analyst.database)
+
+
+ODD_TABLE = replace(
+    demo_table(),
+    source=Source(table="raw 'reviews'", schema="Raw Data"),
+    settings=PipelineSettings(output_schema="the answers"),
+    partitions=None,
+)
+
+
+def test_roles_and_tables_may_have_any_names_and_nothing_is_needed_from_public(shop: Shop) -> None:
+    names = {"pipeline": 'llm\'s "pipe%line"', "analyst": "LLM Analyst"}
+    shop.admin.execute(
+        f"REVOKE ALL ON DATABASE {shop.url.database} FROM PUBLIC",
+        "REVOKE ALL ON SCHEMA public FROM PUBLIC",
+        'CREATE SCHEMA "Raw Data"',
+        'CREATE SCHEMA "the answers"',
+        'ALTER TABLE reviews SET SCHEMA "Raw Data"',
+        'ALTER TABLE "Raw Data".reviews RENAME TO "raw \'reviews\'"',
+    )
+    script = table_roles_sql(ODD_TABLE, pipeline=names["pipeline"], analyst=names["analyst"])
+    for _ in range(2):
+        shop.admin.execute(script)
+    for name in names.values():
+        quoted = name.replace('"', '""')
+        shop.admin.execute(f"ALTER ROLE \"{quoted}\" PASSWORD '{PASSWORD}'")
+    source, tasks = ODD_TABLE.source, ODD_TABLE.tasks
+    pipeline = shop.as_role(names["pipeline"])
+    made = Pipeline(source, tasks, DummyEngine(), pipeline.database, pipeline.database, settings=ODD_TABLE.settings)
+    assert made.run(Partition(), "run-1").counts["sentiment"].rows_failed == 3
+    view = create_view(ODD_TABLE, pipeline.database)
+    analyst = shop.as_role(names["analyst"], "?options=-cdefault_transaction_read_only%3Doff")
+    assert analyst.read(f'SELECT COUNT(sentiment_label) FROM "the answers".{view}').rows == [(297,)]
+    assert analyst.read('SELECT COUNT(*) FROM "Raw Data"."raw \'reviews\'"').rows == [(300,)]
+    assert_denied(
+        analyst,
+        'DELETE FROM "the answers".llm_failures',
+        'CREATE TABLE "the answers".mine (x INTEGER)',
+        'CREATE TABLE "Raw Data".mine (x INTEGER)',
+        "CREATE TEMP TABLE mine (x INTEGER)",
+    )
+    assert_denied(pipeline, 'DELETE FROM "Raw Data"."raw \'reviews\'"', 'CREATE TABLE "Raw Data".mine (x INTEGER)')
+
+
+def test_a_source_in_another_database_is_granted_to_the_pipeline_only() -> None:
+    script = table_roles_sql(demo_table(), same_database=False)
+    answers, other = script.split("-- From here on in the database of the source")
+    assert "public.reviews " not in answers
+    assert "GRANT SELECT ON public.reviews TO llm_pipeline;" in other
+    assert "GRANT USAGE ON SCHEMA public TO llm_pipeline;" in other
