@@ -136,6 +136,11 @@ class _Roles:
         )
 
     def _read_source(self, readers: str, who: str) -> str:
+        if self.source.query is not None:
+            return (
+                f"-- The source: {who}. It is a SELECT; put what it reads in the place of THE_TABLES.\n"
+                f"-- GRANT SELECT ON THE_TABLES TO {readers};"
+            )
         lines = [f"-- The source: {who}."]
         if self.source_schema != self.schema or not self.same_database:
             lines.append(f"GRANT USAGE ON SCHEMA {quoted(DIALECT, self.source_schema)} TO {readers};")

@@ -96,6 +96,11 @@ class SourceTable:
         else:
             self._table = subselect(source.query, columns_read, source.output_prefix)
 
+    @property
+    def column_types(self) -> Mapping[str, sa.types.TypeEngine[Any]]:
+        """Every column that the source has, with its type."""
+        return self._types
+
     @cached_property
     def key_types(self) -> tuple[sa.types.TypeEngine[Any], ...]:
         """The types of the key columns, for the output tables."""

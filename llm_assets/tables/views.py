@@ -171,6 +171,9 @@ class AnsweredView:
 
     def _source_columns(self) -> Iterator[tuple[str, str]]:
         """The names of the source's columns, and what is known of them."""
+        if self.source.query is not None:
+            yield from ((name, "") for name in self._table.column_types)
+            return
         found = sa.inspect(self.database.engine).get_columns(self.source.table, schema=self.source.db_schema)
         for column in found:
             yield column["name"], column.get("comment") or ""
@@ -263,10 +266,15 @@ class AnsweredView:
         return "\n".join(lines)
 
     def _rows(self) -> str:
-        table = self._quoted(self.source.db_schema, self.source.table)
+        if self.source.query is None:
+            rows = self._quoted(self.source.db_schema, self.source.table)
+        else:
+            # On lines of its own, so that a comment at its end hides nothing.
+            rows = f"(\n{self.source.query.strip().rstrip(';')}\n)"
         if not self.source.where:
-            return table
-        return f"(SELECT * FROM {table} WHERE ({self.source.where}))"  # noqa: S608 - the pipeline's own condition
+            return rows
+        name = "" if self.source.query is None else f" AS {self._quoted(self.source.output_prefix)}"
+        return f"(SELECT * FROM {rows}{name} WHERE ({self.source.where}))"  # noqa: S608 - the pipeline's own condition
 
     def _key(self, name: str, kind: Any) -> str:
         column = f"source.{self._quoted(name)}"

@@ -199,6 +199,13 @@ def test_roles_and_tables_may_have_any_names_and_nothing_is_needed_from_public(s
     assert_denied(pipeline, 'DELETE FROM "Raw Data"."raw \'reviews\'"', 'CREATE TABLE "Raw Data".mine (x INTEGER)')
 
 
+def test_what_a_select_reads_is_left_to_whoever_knows() -> None:
+    source = Source(table="joined", query="SELECT id, text FROM reviews", key="id")
+    script = table_roles_sql(replace(demo_table(), source=source))
+    assert "GRANT SELECT ON public.joined TO" not in script
+    assert "-- GRANT SELECT ON THE_TABLES TO llm_pipeline, llm_analyst;" in script
+
+
 def test_a_source_in_another_database_is_granted_to_the_pipeline_only() -> None:
     script = table_roles_sql(demo_table(), same_database=False)
     answers, other = script.split("-- From here on in the database of the source")

@@ -71,6 +71,22 @@ def test_rows_that_the_source_leaves_out_are_not_in_the_view(shop: Shop) -> None
     assert shop.rows("SELECT id, sentiment_label IS NULL FROM reviews_answered ORDER BY id") == [(1, 0), (3, 0)]
 
 
+def test_a_source_that_is_a_select_stands_in_the_view(shop: Shop) -> None:
+    shop.add(["a", None, "c%:x"])
+    query = "SELECT r.id AS number, r.text, LENGTH(r.text) AS size FROM reviews r -- what '%' :x is\n; "
+    for where in (None, "number <> 1 AND text_of_source.text IS NOT NULL OR size IS NULL"):
+        source = Source(table="text_of_source", query=query, key="number", where=where)
+        shop.run(SENTIMENT, source=source)
+        view_of(shop, SENTIMENT, source=source).create()
+        assert sa.inspect(shop.database.engine).has_table("text_of_source_answered")
+        rows = shop.rows(
+            "SELECT number, size, sentiment_label IS NOT NULL, sentiment_failed FROM text_of_source_answered "
+            "ORDER BY number"
+        )
+        expected = [(1, 1, True, None), (2, None, False, "empty_text"), (3, 4, True, None)]
+        assert rows == (expected if where is None else expected[1:])
+
+
 def test_names_may_be_anything(shop: Shop) -> None:
     shop.execute('CREATE TABLE "odd %s table" ("the :key" TEXT PRIMARY KEY, "quo""te%" TEXT, "select" TEXT)')
     shop.insert(ODD.table, [{"the :key": "it's", 'quo"te%': "a", "select": "x"}])
