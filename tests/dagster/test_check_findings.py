@@ -7,10 +7,14 @@ import dagster as dg
 import pytest
 from pydantic import BaseModel, field_validator
 
+from llm_assets.dagster.checks.finding import Subject
 from llm_assets.dagster.checks.labels import wilson
+from llm_assets.pipeline import Pipeline
+from llm_assets.records import Partition
 from llm_assets.sampling import Sampling
+from llm_assets.tables import Database, Source
 from llm_assets.tasks import Classify, Extract, Generate, Summarize
-from tests.dagster.answers import Reviews, by_name, examples, number
+from tests.dagster.answers import LoadCountingEngine, Reviews, by_name, examples, number
 
 SENTIMENT = Classify(name="sentiment", labels=("positive", "negative"))
 SUMMARY = Summarize(name="summary", max_words=10)
@@ -333,3 +337,27 @@ def test_a_task_that_samples_has_the_same_checks(reviews: Reviews, instance: dg.
     reviews.add(["good", "bad"])
     assets = reviews.assets(Extract(name="facts", schema=Facts, sampling=Sampling(temperature=0.5)))
     assert by_name(reviews.run(assets, instance=instance, partition_key=FIRST))["valid"].passed
+
+
+@pytest.mark.parametrize(
+    ("time_place", "key", "earlier"),
+    [
+        (1, "de|2026-11-03", ["de|2026-11-02", "de|2026-11-01"]),
+        (0, "2026-11-03|de", ["2026-11-02|de", "2026-11-01|de"]),
+    ],
+)
+def test_earlier_partitions_of_two_dimensions_are_alike_in_all_but_the_time(
+    reviews: Reviews, instance: dg.DagsterInstance, time_place: int, key: str, earlier: list[str]
+) -> None:
+    reviews.add([f"text {n}" for n in range(8)])
+    reviews.run(reviews.assets(SENTIMENT), instance=instance, partition_key=FIRST)
+    places = [(country, day) for country in ("at", "de") for day in (1, 2, 3, 4)]
+    for row, (country, day) in enumerate(places, start=1):
+        parts = [country, f"2026-11-0{day}"]
+        name = "|".join(parts if time_place else reversed(parts))
+        reviews.execute("UPDATE reviews_sentiment SET partition_key = :name WHERE id = :id", name=name, id=row)
+    database = Database(reviews.url)
+    pipeline = Pipeline(Source(table="reviews"), [SENTIMENT], LoadCountingEngine(), database, database)
+    answers = pipeline.store.statistics("sentiment")
+    assert Subject(SENTIMENT, Partition(key), answers, pipeline.source, time_place).earlier(5) == earlier
+    database.close()
