@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from llm_assets.errors import FailureThresholdError
 from llm_assets.pipeline import PipelineSettings
 from llm_assets.records import FailureKind, Request
-from llm_assets.tables.source import CHUNK_ROWS
+from llm_assets.tables.source_table import CHUNK_ROWS
 from llm_assets.tasks import Extract
 from tests.tables.shop import (
     NOTE,

@@ -10,7 +10,7 @@ from llm_assets.errors import ConfigError
 from llm_assets.pipeline import Progress
 from llm_assets.records import Completion, FailureKind, Partition, Request
 from llm_assets.tables import Source
-from llm_assets.tables.source import CHUNK_ROWS
+from llm_assets.tables.source_table import CHUNK_ROWS
 from llm_assets.tasks import Extract, Summarize, Task
 from tests.tables.shop import (
     NOTE,

@@ -21,7 +21,7 @@ from llm_assets.pipeline.failed import failing_alone
 from llm_assets.pipeline.questions import Slice
 from llm_assets.records import FailureKind
 from llm_assets.tables import Source
-from llm_assets.tables.source import CHUNK_ROWS
+from llm_assets.tables.source_table import CHUNK_ROWS
 from llm_assets.tasks import Task
 from tests.tables.shop import (
     NOTE,

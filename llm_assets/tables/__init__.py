@@ -8,7 +8,8 @@ from llm_assets.tables.ledger import prune_ledger
 from llm_assets.tables.locks import POLL_SECONDS, run_locks
 from llm_assets.tables.reading import PastPartition, ReadOnlyStore, StoredAnswers
 from llm_assets.tables.roles import roles_sql
-from llm_assets.tables.source import Source, SourceTable
+from llm_assets.tables.source import Source
+from llm_assets.tables.source_table import SourceTable
 from llm_assets.tables.statistics import Histogram, Statistics
 from llm_assets.tables.store import Output, Store
 from llm_assets.tables.unanswered import Unanswered, UnansweredRows

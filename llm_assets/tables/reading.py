@@ -13,7 +13,7 @@ from llm_assets.records import Column, Key
 from llm_assets.tables.batch import FailedRow
 from llm_assets.tables.columns import clean
 from llm_assets.tables.database import retried
-from llm_assets.tables.source import matches
+from llm_assets.tables.source_table import matches
 from llm_assets.tables.store import Store
 from llm_assets.tables.upgrade import table_changes
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from llm_assets.records import Column, Key
 from llm_assets.tables.columns import key_text
 from llm_assets.tables.database import Database, retried
-from llm_assets.tables.source import CHUNK_ROWS, matches
+from llm_assets.tables.source_table import CHUNK_ROWS, matches
 
 HASH_DIGITS = 8
 """So many first digits of a text's hash decide whether its row is in a sample."""

@@ -14,7 +14,8 @@ from llm_assets.tables.batch import AnsweredRow, AnswerToWrite, Batch, FailedRow
 from llm_assets.tables.columns import clean, from_json, key_text, key_type, to_json, upsert
 from llm_assets.tables.database import OUTPUT_DIALECTS, Database, reason_of, retried
 from llm_assets.tables.layout import failures_table, ledger_table, results_table, throughput_table, version_table
-from llm_assets.tables.source import CHUNK_ROWS, SourceTable, after, matches, output_prefix
+from llm_assets.tables.source import output_prefix
+from llm_assets.tables.source_table import CHUNK_ROWS, SourceTable, after, matches
 from llm_assets.tables.statistics import Statistics
 from llm_assets.tables.upgrade import make_tables
 

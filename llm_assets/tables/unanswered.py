@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql
 from llm_assets.records import Condition, Key, Partition, Within
 from llm_assets.tables.database import retried
 from llm_assets.tables.partitions import ColumnOf
-from llm_assets.tables.source import SourceTable, matches
+from llm_assets.tables.source_table import SourceTable, matches
 from llm_assets.tables.store import Output, Store
 
 COUNTED_ROWS = 100_000

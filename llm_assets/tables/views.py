@@ -11,7 +11,8 @@ from llm_assets.errors import ConfigError, DatabaseError, OutputTableError
 from llm_assets.tables.database import OUTPUT_DIALECTS, Database, reason_of
 from llm_assets.tables.names import literal, one_line, quoted
 from llm_assets.tables.row_keys import row_key_sql
-from llm_assets.tables.source import Source, SourceTable
+from llm_assets.tables.source import Source
+from llm_assets.tables.source_table import SourceTable
 from llm_assets.tables.store import POSTGRES_NAME_BYTES, Output
 from llm_assets.tables.view_rights import ViewRights
 

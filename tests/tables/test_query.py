@@ -11,7 +11,7 @@ from llm_assets.errors import SourceError
 from llm_assets.pipeline import Pipeline
 from llm_assets.records import Partition, Within
 from llm_assets.tables import Database, Source, SourceTable
-from llm_assets.tables.source import CHUNK_ROWS
+from llm_assets.tables.source_table import CHUNK_ROWS
 from tests.tables.shop import SENTIMENT, RecordingEngine, Shop, only, outcomes
 
 JOINED = """

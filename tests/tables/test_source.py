@@ -7,7 +7,7 @@ from llm_assets.errors import LLMAssetsError, SourceError
 from llm_assets.pipeline import Pipeline
 from llm_assets.records import Equals, Partition
 from llm_assets.tables import Database, Source, SourceTable
-from llm_assets.tables.source import CHUNK_ROWS
+from llm_assets.tables.source_table import CHUNK_ROWS
 from llm_assets.tasks import Classify
 from tests.tables.shop import NOTE, RecordingEngine, Shop, day, only, outcomes
 
