@@ -16,6 +16,7 @@ import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field
 
 from llm_assets.dagster import DatabaseResource, TimePartitions, VllmResource, build_failed_rows_job, build_llm_assets
+from llm_assets.dagster.checks import Accuracy, Checks
 from llm_assets.demo.model import MODEL_DIRECTORY
 from llm_assets.sampling import Sampling
 from llm_assets.tables import Source
@@ -106,8 +107,15 @@ REVIEWS = Source(table="reviews")
 DAYS = TimePartitions(column="created_at", cadence="daily", start="2026-11-01", end="2026-11-15")
 
 
+# How often the sentiment is that of a person, day by day. The demo's small model does not come up to it.
+CHECKS = Checks(accuracy=Accuracy(gold={"sentiment": "gold_label"}, min_rows=10))
+
+
 def table_definitions(
-    source: Source, tasks: Sequence[Task], partitions: TimePartitions | None = None
+    source: Source,
+    tasks: Sequence[Task],
+    partitions: TimePartitions | None = None,
+    checks: Checks | None = None,
 ) -> dg.Definitions:
     """Return the assets of one table with a job that materializes them, and a nightly schedule if it has partitions."""
     job = dg.define_asset_job(
@@ -117,7 +125,7 @@ def table_definitions(
         # The engine is a resource: in one process, all steps share one load of the model.
         executor_def=dg.in_process_executor,
     )
-    assets = build_llm_assets(source, tasks, partitions, group_name=source.table)
+    assets = build_llm_assets(source, tasks, partitions, checks=checks, group_name=source.table)
     failed_rows_job = build_failed_rows_job(assets, executor_def=dg.in_process_executor)
     return dg.Definitions(
         assets=assets,
@@ -135,4 +143,6 @@ def table_definitions(
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # Dagster imports the folder `defs` as a module, wherever it was started
 
-defs = dg.Definitions.merge(table_definitions(REVIEWS, TASKS, DAYS), dg.load_from_defs_folder(path_within_project=ROOT))
+defs = dg.Definitions.merge(
+    table_definitions(REVIEWS, TASKS, DAYS, CHECKS), dg.load_from_defs_folder(path_within_project=ROOT)
+)

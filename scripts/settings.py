@@ -26,8 +26,7 @@ from llm_assets.dagster import (
     TimePartitions,
     build_llm_assets,
 )
-from llm_assets.dagster.checks import Checks
-from llm_assets.dagster.checks.settings import Check
+from llm_assets.dagster.checks import Check, Checks
 from llm_assets.dagster.component_ticks import PartitionsSensor, SourceSensor, TableSchedule, UnansweredSensor
 from llm_assets.engines import VllmSettings
 from llm_assets.pipeline import PipelineSettings

@@ -67,10 +67,10 @@ class Dagster:
 
 
 @contextmanager
-def running(module: str, home: Path, environment: Mapping[str, str]) -> Iterator[Dagster]:
+def running(module: str, home: Path, environment: Mapping[str, str], instance: str = INSTANCE) -> Iterator[Dagster]:
     """Start a webserver and a daemon on a code location, and end them with all that they have started."""
     home.mkdir()
-    (home / "dagster.yaml").write_text(INSTANCE)
+    (home / "dagster.yaml").write_text(instance)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
