@@ -81,7 +81,7 @@ def answer(shop: Shop) -> None:
     project = load_project(shop.database.file.parent / "definitions.py")
     table = project.table("reviews")
     with project.pipeline(table) as pipeline:
-        arguments = (table.source, table.tasks, pipeline.engine, shop.database, shop.database, "day")
+        arguments = (table.source, table.tasks, pipeline.engine, shop.database, shop.database, ("day",))
     list(Pipeline(*arguments).run_all([table.partition("monday"), table.partition("tuesday")], "run-1"))
 
 

@@ -114,7 +114,7 @@ def work(url: str, pipe: Connection, barrier: Barrier | None) -> None:
     def pipeline(tasks: tuple[str, ...], settings: tuple[tuple[str, Any], ...]) -> Pipeline:
         chosen = [TASKS[task] for task in tasks]
         checked = PipelineSettings(commit_rows=4, **dict(settings))
-        return Pipeline(Source(table="reviews"), chosen, engine, database, database, "day", checked)
+        return Pipeline(Source(table="reviews"), chosen, engine, database, database, ("day",), checked)
 
     while True:
         name, part, together = pipe.recv()

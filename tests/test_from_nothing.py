@@ -2,12 +2,16 @@
 
 import shutil
 import sqlite3
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.crash.lives import wait_for
+from tests.dagster.dagster_processes import Dagster, end, free_port
 from tests.scratch_project import FIVE_LINES, ROOT, DagsterProject, ScratchProject, install, make_scratch_project
+from tests.ui.browser import browser_on
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,24 @@ def test_five_lines_filled_in_are_answers_of_a_real_model(scratch: ScratchProjec
     assert all(label in ("positive", "negative") and 0.5 <= confidence <= 1 for label, confidence, _ in rows)
     assert all(model.endswith(smollm2.name) for _, _, model in rows)
     assert len({confidence for _, confidence, _ in rows}) > 1
+
+
+def test_five_lines_filled_in_are_answers_when_a_button_is_pressed_in_the_browser(scratch: ScratchProject) -> None:
+    scratch.fill_in(FIVE_LINES)
+    dagster = Dagster(free_port())
+    command = ["dg", "dev", "--port", dagster.address.rpartition(":")[2]]
+    with (scratch.root / "dev.log").open("wb") as log:
+        dev = subprocess.Popen(command, cwd=scratch.root, env=scratch.environment, stdout=log, stderr=log)
+    try:
+        wait_for("the webserver", dagster.answers, 120.0)
+        with browser_on(dagster) as browser:
+            browser.open("/assets/reviews_sentiment")
+            browser.sees("Latest materialization")
+            browser.materialize()
+            browser.comes_to_see("/assets/reviews_sentiment?view=overview", "llm_assets/rows_read")
+    finally:
+        end(dev)
+    assert [count for [count] in scratch.query("SELECT count(*) FROM reviews_sentiment")] == [6]
 
 
 def test_lines_that_are_not_filled_in_are_named(scratch: ScratchProject) -> None:

@@ -472,8 +472,8 @@ class IncrementalState(RuleBasedStateMachine):
         """Return what a complete run leaves in a fresh database."""
         database = Database("sqlite:///:memory:")
         engine = StateEngine(self.identity, self.tasks())
-        column = "day" if self.is_partitioned else None
-        pipeline = Pipeline(Source(table="reviews"), self.tasks(), engine, self.shop.database, database, column)
+        columns = ("day",) if self.is_partitioned else ()
+        pipeline = Pipeline(Source(table="reviews"), self.tasks(), engine, self.shop.database, database, columns)
         for _ in pipeline.run_all(self.slices(DAYS), "fresh"):
             pass
         outcomes = Tables(database, self.tasks()).outcomes()

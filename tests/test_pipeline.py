@@ -209,7 +209,7 @@ def test_equal_texts_are_asked_once_in_a_full_refresh(shop: Shop, in_flight: int
 def test_equal_texts_are_asked_once_though_rows_are_compared_before_their_turn(
     shop: Shop, in_flight: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llm_assets.tables.source.CHUNK_ROWS", 100)
+    monkeypatch.setattr("llm_assets.tables.source_table.CHUNK_ROWS", 100)
     shop.add([f"text {i % 90 + i // 350}" for i in range(1000)])
     engine = SlowEngine(in_flight)
     counts = only(shop.run(engine=engine, commit_rows=10))
@@ -220,7 +220,7 @@ def test_equal_texts_are_asked_once_though_rows_are_compared_before_their_turn(
 def test_the_next_rows_are_tokenised_while_the_engine_has_the_ones_before(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llm_assets.tables.source.CHUNK_ROWS", 10)
+    monkeypatch.setattr("llm_assets.tables.source_table.CHUNK_ROWS", 10)
     shop.add([f"text {i}" for i in range(40)])
     second_chunk = threading.Event()
 

@@ -66,14 +66,19 @@ class Dagster:
         return answer["data"]
 
 
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
 @contextmanager
 def running(module: str, home: Path, environment: Mapping[str, str], instance: str = INSTANCE) -> Iterator[Dagster]:
     """Start a webserver and a daemon on a code location, and end them with all that they have started."""
     home.mkdir()
     (home / "dagster.yaml").write_text(instance)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     commands = {
         "webserver": ["-m", "dagster_webserver", "-m", module, "-p", str(port)],
         "daemon": ["-c", DAEMON, "-m", module],

@@ -328,12 +328,13 @@ def test_previews_hold_nothing_that_a_terminal_or_browser_acts_on(ran: Ran, task
     sample = ran.pipeline.store.statistics(task.name).first("all", 10_000)
     assert len(sample) == len(ran.answers[task.name])
     table = preview_table(sample, task.columns)
-    values = [value for record in table.records for value in record.data.values()]
+    shown = materialization_metadata(ran.pipeline, task, ran.first)["llm_assets/preview"].records
+    values = [value for record in (*table.records, *shown) for value in record.data.values()]
     assert all(value is None or isinstance(value, str | int | float) for value in values)
     assert all(UNSHOWABLE.isdisjoint(map(unicodedata.category, str(value))) for value in values)
     assert max(len(str(value)) for value in values) <= 160
-    metadata = materialization_metadata(ran.pipeline, task, ran.first)
-    assert metadata["llm_assets/preview"].records == table.records[:10]
+    answers = [{name: value for name, value in record.data.items() if name != "source text"} for record in shown]
+    assert answers == [record.data for record in table.records[:10]]
     json.loads(serialize_value(table))
 
 

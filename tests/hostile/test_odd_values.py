@@ -118,7 +118,7 @@ def test_keys_that_are_no_utf8_keep_their_answers(sqlite_url: str, keys: list[st
 
 @pytest.mark.parametrize("byte", ["FF", "80"], ids=["behind", "before"])
 def test_pages_go_on_behind_a_key_that_is_no_utf8(sqlite_url: str, byte: str, monkeypatch) -> None:
-    monkeypatch.setattr("llm_assets.tables.source.CHUNK_ROWS", 1)
+    monkeypatch.setattr("llm_assets.tables.source_table.CHUNK_ROWS", 1)
     shop = Shop(sqlite_url)
     shop.execute(
         "CREATE TABLE t (name TEXT PRIMARY KEY, text TEXT)",

@@ -31,7 +31,7 @@ def looking(
         engine or DummyEngine(),
         shop.database,
         shop.database,
-        column,
+        () if column is None else (column,),
         PipelineSettings(**settings),
         read_only=True,
     )

@@ -127,7 +127,7 @@ POSTGRES_KEYS = {
 
 def answer_twice(shop: Shop, kind: str, values: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Answer rows with such a key, delete one, and run again: the others must be found, in pages of two."""
-    monkeypatch.setattr("llm_assets.tables.source.CHUNK_ROWS", 2)
+    monkeypatch.setattr("llm_assets.tables.source_table.CHUNK_ROWS", 2)
     monkeypatch.setattr("llm_assets.tables.store.CHUNK_ROWS", 2)
     shop.execute(f"CREATE TABLE t (name {kind} PRIMARY KEY, text TEXT)")
     shop.insert("t", [{"name": value, "text": f"text {i}"} for i, value in enumerate(values)])

@@ -102,7 +102,7 @@ def test_keys_of_every_kind_are_found_again(shop: Shop, kind: str, failing: bool
 def test_answers_in_another_database_are_compared_in_lists(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llm_assets.tables.source.CHUNK_ROWS", 3)
+    monkeypatch.setattr("llm_assets.tables.source_table.CHUNK_ROWS", 3)
     other = Database(f"sqlite:///{tmp_path / 'other.db'}")
     shop.add([f"text {i}" for i in range(8)] + [""])
     assert whole(made(shop, output=other).count(WHOLE)) == 9

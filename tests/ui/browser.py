@@ -50,16 +50,23 @@ class Browser:
                 if time.monotonic() > end:
                     raise
 
-    def materialize(self, partitions: str) -> None:
-        """On an asset's page: choose partitions, and launch what materializes them."""
+    def materialize(self, partitions: str | None = None) -> None:
+        """On an asset's page: launch what materializes it, or some of its partitions."""
+        if partitions is None:
+            self._launch(self.button("Materialize").first)
+            return
         self.button("Materialize").first.click()
         box = self.page.get_by_placeholder("No matching partitions")
         box.fill(partitions)
         box.press("Enter")
         launch = self.button("Launch").last
         expect(launch).to_be_enabled()
-        launch.click()
-        expect(launch).to_be_hidden(timeout=PAGE_SECONDS * 1000)
+        self._launch(launch)
+
+    def _launch(self, button: Locator) -> None:
+        """Press a button, and wait until Dagster has taken what it launches: a page that is left sends nothing."""
+        with self.page.expect_response(lambda response: "mutation Launch" in (response.request.post_data or "")):
+            button.click()
 
     def screenshot(self, name: str, element: Locator | None = None) -> None:
         """Keep the page as it looks now, if somebody wants it."""
