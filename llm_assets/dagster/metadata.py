@@ -1,6 +1,6 @@
 """What a materialization says about itself. Every metadata key of this package begins with `PREFIX`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -13,6 +13,9 @@ from llm_assets.records import Column, Row
 from llm_assets.secrets import masked
 from llm_assets.tables import Source, Statistics
 from llm_assets.tasks import Classify, Task
+
+WIDE_COLUMNS = ("scores", "logprobs")
+"""Columns that sample answers are shown without: JSON with an entry for each label or token."""
 
 PREVIEW_ROWS = 10
 SHOWN_LABELS = 50
@@ -122,7 +125,7 @@ def materialization_metadata(
         texts = [rows.get(statistics.key_of(row)) for row in sample]
         metadata[f"{PREFIX}preview"] = preview_table(
             [
-                {**row, "source text": task.template.render(text.values) if text else None}
+                _beside(row, key, text and task.template.render(text.values))
                 for row, text in zip(sample, texts, strict=True)
             ],
             task.columns,
@@ -170,6 +173,12 @@ def label_table(counts: Mapping[str, int]) -> dg.TableMetadataValue:
         [{"label": label, "rows": count, "share": round(count / total, 3)} for label, count in ranked[:SHOWN_LABELS]],
         {"label": "string", "rows": "int", "share": "float"},
     )
+
+
+def _beside(row: Mapping[str, Any], key: Sequence[str], text: str | None) -> dict[str, Any]:
+    """Return an answer with its text behind the key, without what would make the table too wide for the page."""
+    answer = {name: value for name, value in row.items() if name not in (*key, *WIDE_COLUMNS)}
+    return {**{name: row[name] for name in key}, "source text": text, **answer}
 
 
 def preview_table(rows: list[dict[str, Any]], columns: tuple[Column, ...]) -> dg.TableMetadataValue:

@@ -55,14 +55,7 @@ def test_sample_answers_stand_beside_their_texts(reviews: Reviews, instance: dg.
     table = materialized(reviews, instance, SENTIMENT)["llm_assets/preview"]
     assert len(table.records) == 10
     assert table.records[0].data["source text"] == "1: text 0"
-    assert [column.name for column in table.schema.columns] == [
-        "id",
-        "label",
-        "confidence",
-        "margin",
-        "scores",
-        "source text",
-    ]
+    assert [column.name for column in table.schema.columns] == ["id", "source text", "label", "confidence", "margin"]
 
 
 def test_the_lineage_says_which_source_columns_an_answer_comes_from(
