@@ -623,7 +623,7 @@ SETTINGS = settings(
 def test_tables_end_as_if_computed_once_from_nothing(
     make_shop: Callable[[], Shop], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("source", "store"):
+    for module in ("source_table", "store"):
         monkeypatch.setattr(f"llm_assets.tables.{module}.CHUNK_ROWS", CHUNK_ROWS)
     dialect = request.node.callspec.params["make_shop"]
     # Examples are derived from the name, so each database gets its own.
