@@ -34,7 +34,7 @@ ONLY_IN = {
     "ray": {"engines"},
     "openai": {"engines"},
     "xgrammar": {"engines"},
-    "tokenizers": {"prompts"},
+    "tokenizers": {"prompts", "demo"},  # the demo makes a tokenizer
     "transformers": {"prompts", "engines", "demo"},
     "torch": set(),
 }

@@ -1,8 +1,6 @@
 """The commands that look before a run: explain, preview and inspect."""
 
 import json
-import os
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +9,6 @@ import click
 from rich.console import Console
 
 from llm_assets.errors import ConfigError
-
-QUIET = {
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TORCH_CPP_LOG_LEVEL": "ERROR",
-    "TQDM_DISABLE": "1",
-}
-"""What keeps the libraries' own messages out of what the commands print."""
 
 
 def definitions_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,7 +36,9 @@ def explain(
 
     TABLE is the source table; it may be left out if the definitions have only one.
     """
-    _be_quiet()
+    from llm_assets.engines.hardware import silence_libraries
+
+    silence_libraries()
     from llm_assets.dagster.load import load_project, partitions_of
     from llm_assets.inspection import edits
     from llm_assets.inspection import explain as explaining
@@ -103,7 +95,9 @@ def preview(
     With --vary several ways of asking stand side by side: --vary temperature=0,0.7,1.2, or --vary model=DIRECTORY,NAME.
     With --canary 200 the task as it is now is compared with the stored answers of 200 rows, from before an edit.
     """
-    _be_quiet()
+    from llm_assets.engines.hardware import silence_libraries
+
+    silence_libraries()
     from llm_assets.dagster.load import load_project, partitions_of
     from llm_assets.inspection import asking
     from llm_assets.inspection import canary as comparing
@@ -151,7 +145,9 @@ def inspect(
 
     A key of several columns is given as so many values.
     """
-    _be_quiet()
+    from llm_assets.engines.hardware import silence_libraries
+
+    silence_libraries()
     from llm_assets.dagster.load import load_project
     from llm_assets.inspection.row import inspect_row
     from llm_assets.inspection.row_html import inspection_page
@@ -182,9 +178,3 @@ def _key_values(text: str, columns: int) -> list[str]:
     if not isinstance(values, list):
         raise ConfigError(f"The key {text!r} is for {columns} columns. Write a JSON list, such as '[\"de\", 17]'.")
     return [str(value) for value in values]
-
-
-def _be_quiet() -> None:
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    warnings.filterwarnings("ignore", category=FutureWarning)

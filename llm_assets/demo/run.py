@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 from llm_assets.demo.data import load_csv, load_reviews, load_tickets
 from llm_assets.demo.model import MODEL_DIRECTORY, prepare_model
 from llm_assets.demo.report import print_report
-from llm_assets.engines.hardware import CPU_ENVIRONMENT
+from llm_assets.engines.hardware import CPU_ENVIRONMENT, silence_libraries
 from llm_assets.errors import ConfigError, OutputTableError
 from llm_assets.pipeline import task_outputs
 from llm_assets.progress import terminal_bar
@@ -22,14 +21,6 @@ from llm_assets.tables import AnsweredView, Database, Source
 from llm_assets.tasks import Task
 
 HOME = Path(".llm_assets")
-ENVIRONMENT = {
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TORCH_CPP_LOG_LEVEL": "ERROR",
-    "TQDM_DISABLE": "1",
-    **CPU_ENVIRONMENT,
-}
-"""What keeps the libraries' own messages out of the demo's output, and its threads out of each other's way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +40,9 @@ def run_demo(console: Console, root: Path, csv: CsvFile | None) -> None:
     Raises:
         LLMAssetsError: something the user can mend.
     """
-    for name, value in ENVIRONMENT.items():
+    silence_libraries()
+    for name, value in CPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    warnings.filterwarnings("ignore", category=FutureWarning)
     home = root / HOME
     home.mkdir(exist_ok=True)
     database = Database(f"sqlite:///{home / ('demo.db' if csv is None else 'csv.db')}")

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import resource
 import subprocess
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,20 @@ from llm_assets.errors import ModelError
 CPU_ENVIRONMENT = {"GOMP_SPINCOUNT": "1000"}
 """Read when torch is imported. On a machine with other work, OpenMP's waiting threads otherwise take the cores from
 those that they wait for, and the model runs several times slower."""
+
+QUIET_ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "TQDM_DISABLE": "1",
+}
+
+
+def silence_libraries() -> None:
+    """Keep the libraries' own messages out of what a command prints; call it before they are imported."""
+    for name, value in QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def is_cpu_build() -> bool:

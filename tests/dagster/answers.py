@@ -2,17 +2,32 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 import sqlalchemy as sa
+from pydantic import BaseModel
 
 from llm_assets.dagster import Checks, DatabaseResource, DummyEngineResource, TimePartitions, build_llm_assets
 from llm_assets.engines import DummyEngine
 from llm_assets.tables import Source
-from llm_assets.tasks import Task
+from llm_assets.tasks import Classify, Extract, Summarize, Task
 
-DAYS = TimePartitions(column="created_at", start="2026-11-01", end="2026-11-08")
+FIRST = "2026-11-01"
+DAYS = TimePartitions(column="created_at", start=FIRST, end="2026-11-08")
+
+
+class Facts(BaseModel):
+    """What is extracted."""
+
+    product: str | None
+    request: Literal["refund", "none"]
+    tags: list[str]
+
+
+SENTIMENT = Classify(name="sentiment", labels=("positive", "negative"))
+FACTS = Extract(name="facts", schema=Facts)
+SUMMARY = Summarize(name="summary", max_words=10)
 
 
 class LoadCountingEngine(DummyEngine):

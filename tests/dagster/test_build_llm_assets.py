@@ -94,12 +94,6 @@ def shop(database_url: str, tmp_path: Path) -> Iterator[Shop]:
     shop.database.dispose()
 
 
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
 def metadata_of(instance: dg.DagsterInstance, asset: str, partition: str | None = None) -> dict:
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition] if partition else None),

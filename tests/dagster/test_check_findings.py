@@ -1,7 +1,6 @@
 """What each check finds: it passes and fails on rows that were made so, in real runs."""
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -13,20 +12,19 @@ from llm_assets.pipeline import Pipeline
 from llm_assets.records import Partition
 from llm_assets.sampling import Sampling
 from llm_assets.tables import Database, Source
-from llm_assets.tasks import Classify, Extract, Generate, Summarize
-from tests.dagster.answers import LoadCountingEngine, Reviews, by_name, examples, number
-
-SENTIMENT = Classify(name="sentiment", labels=("positive", "negative"))
-SUMMARY = Summarize(name="summary", max_words=10)
-FIRST = "2026-11-01"
-
-
-class Facts(BaseModel):
-    """What is extracted."""
-
-    product: str | None
-    request: Literal["refund", "none"]
-    tags: list[str]
+from llm_assets.tasks import Classify, Extract, Generate
+from tests.dagster.answers import (
+    FACTS,
+    FIRST,
+    SENTIMENT,
+    SUMMARY,
+    Facts,
+    LoadCountingEngine,
+    Reviews,
+    by_name,
+    examples,
+    number,
+)
 
 
 class Even(BaseModel):
@@ -40,22 +38,6 @@ class Even(BaseModel):
         if value % 2 and value < 4:
             raise ValueError(f"{value} is odd")
         return value
-
-
-FACTS = Extract(name="facts", schema=Facts)
-
-
-@pytest.fixture
-def reviews(database_url: str) -> Iterator[Reviews]:
-    reviews = Reviews(database_url)
-    yield reviews
-    reviews.engine.dispose()
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 def test_coverage_counts_rows_without_an_outcome_and_shows_them(reviews: Reviews, instance: dg.DagsterInstance) -> None:

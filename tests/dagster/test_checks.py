@@ -1,46 +1,27 @@
 """The checks as a part of runs: which there are, when they run, and what becomes of their results."""
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import dagster as dg
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from llm_assets.dagster import Checks, StaticPartitions, build_llm_assets
 from llm_assets.dagster.checks.settings import Check
 from llm_assets.errors import ConfigError, SourceError
 from llm_assets.tables import Source
-from llm_assets.tasks import Classify, Extract, Generate, Summarize
-from tests.dagster.answers import LoadCountingEngine, Reviews, by_name, examples, number
-
-SENTIMENT = Classify(name="sentiment", labels=("positive", "negative"))
-SUMMARY = Summarize(name="summary", max_words=10)
-FIRST = "2026-11-01"
-
-
-class Facts(BaseModel):
-    """What is extracted."""
-
-    product: str | None
-    request: Literal["refund", "none"]
-    tags: list[str]
-
-
-FACTS = Extract(name="facts", schema=Facts)
-
-
-@pytest.fixture
-def reviews(database_url: str) -> Iterator[Reviews]:
-    reviews = Reviews(database_url)
-    yield reviews
-    reviews.engine.dispose()
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
+from llm_assets.tasks import Generate, Summarize
+from tests.dagster.answers import (
+    FACTS,
+    FIRST,
+    SENTIMENT,
+    SUMMARY,
+    LoadCountingEngine,
+    Reviews,
+    by_name,
+    examples,
+    number,
+)
 
 
 def names(assets) -> dict[str, set[str]]:

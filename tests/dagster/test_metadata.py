@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -10,23 +9,9 @@ import pytest
 
 from llm_assets.dagster.shown import CELL_CHARACTERS, TABLE_BYTES, code_block, code_span, markdown, plain, records_table
 from llm_assets.tasks import Classify, Extract, Generate, Summarize, Task
-from tests.dagster.answers import Reviews
+from tests.dagster.answers import FIRST, Reviews
 
 SENTIMENT = Classify(name="sentiment", labels=("positive", "negative"), text="{id}: {text}")
-FIRST = "2026-11-01"
-
-
-@pytest.fixture
-def reviews(database_url: str) -> Iterator[Reviews]:
-    reviews = Reviews(database_url)
-    yield reviews
-    reviews.engine.dispose()
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 def materialized(reviews: Reviews, instance: dg.DagsterInstance, task: Task, **options: Any) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Each partition of a run is recorded when it is complete, with what waits for it, checks it and retries it."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -49,12 +48,6 @@ def shop(sqlite_url: str) -> Iterator[Shop]:
         shop.add([f"{name} {i}" for i in range(number + 1)], first_id=10 * number, day=name)
     yield shop
     shop.database.close()
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
 
 
 def resources(shop: Shop, engine: DummyEngine) -> dict[str, dg.ConfigurableResource]:

@@ -93,12 +93,6 @@ class Table:
 
 
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
-@pytest.fixture
 def table(shop: Shop, instance: dg.DagsterInstance) -> Table:
     return Table(shop, instance)
 
