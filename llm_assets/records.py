@@ -183,10 +183,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What answers came from: `model` and `revision` name the weights, `device` the hardware."""
+    """What answers came from: `model` and `revision` name the weights, `device` the hardware, `gpus` how many of it.
+
+    `gpus` is None without a GPU, before the model is loaded, and where nobody knows.
+    """
 
     engine: str
     model: str
     revision: str
     device: str = ""
     peak_memory_bytes: int | None = None
+    gpus: int | None = None

@@ -72,9 +72,10 @@ def cpu_arguments(settings: VllmSettings) -> dict[str, Any]:
 
     Only whole blocks of a prompt are cached, and many instructions are shorter than the CPU build's 128 tokens.
     """
-    if settings.tensor_parallel_size * settings.pipeline_parallel_size * settings.data_parallel_size > 1:
-        return {"block_size": 32}
-    return {"block_size": 32, "distributed_executor_backend": "uni", "enforce_eager": True}
+    arguments: dict[str, Any] = {"block_size": 32, "enforce_eager": True}
+    if settings.tensor_parallel_size * settings.pipeline_parallel_size == 1:
+        arguments["distributed_executor_backend"] = "uni"
+    return arguments
 
 
 def cache_block(settings: VllmSettings) -> int:

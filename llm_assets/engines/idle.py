@@ -20,7 +20,7 @@ class IdleClock:
 
     def attach(self, engine_core: Any) -> None:
         """Note from now on when a client of vLLM's engine core says that it made its outputs."""
-        get_output = engine_core.get_output
+        get_output, get_output_async = engine_core.get_output, engine_core.get_output_async
         self._in_background = hasattr(engine_core, "outputs_queue")
 
         def noted() -> Any:
@@ -28,7 +28,12 @@ class IdleClock:
             self._last_output = outputs.timestamp
             return outputs
 
-        engine_core.get_output = noted
+        async def noted_async() -> Any:
+            outputs = await get_output_async()
+            self._last_output = outputs.timestamp
+            return outputs
+
+        engine_core.get_output, engine_core.get_output_async = noted, noted_async
 
     def begin(self) -> None:
         """A run begins, and has not asked anything yet."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from llm_assets.engines.compile_check import check_cost, check_limits
+from llm_assets.engines.data_parallel import DataParallelLLM
 from llm_assets.engines.hardware import (
     cache_block,
     cpu_arguments,
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     import vllm
     from vllm.v1.engine.llm_engine import LLMEngine
 
+    AnyLLM = vllm.LLM | DataParallelLLM
+    AnyEngine = LLMEngine | DataParallelLLM
 
 MEASURE_SECONDS = 60.0
 
@@ -69,7 +72,7 @@ class VllmEngine:
     def __init__(self, settings: VllmSettings) -> None:
         settings.check_model()
         self.settings = settings
-        self._llm: vllm.LLM | None = None
+        self._llm: AnyLLM | None = None
         self._mark = uuid4().hex
         self._watcher: subprocess.Popen[bytes] | None = None
         self._watch_stopped: threading.Event | None = None
@@ -119,8 +122,12 @@ class VllmEngine:
     def info(self) -> EngineInfo:
         path = Path(self.settings.model).expanduser()
         name = path.name if path.is_dir() else self.settings.model
-        device, memory = self._hardware() if self._llm else ("", None)
-        return EngineInfo("vllm", name, self.settings.weights_revision, device, memory)
+        device, memory, gpus = "", None, None
+        if self._llm is not None:
+            device, memory = self._hardware()
+            if not is_cpu_build():
+                gpus = self._llm.llm_engine.vllm_config.parallel_config.world_size_across_dp
+        return EngineInfo("vllm", name, self.settings.weights_revision, device, memory, gpus)
 
     @property
     def idle_seconds(self) -> float:
@@ -163,7 +170,8 @@ class VllmEngine:
 
     def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
         engine = self._load()
-        limit = self.settings.max_in_flight or 2 * engine.vllm_config.scheduler_config.max_num_seqs
+        copies = self.settings.data_parallel_size
+        limit = self.settings.max_in_flight or 2 * copies * engine.vllm_config.scheduler_config.max_num_seqs
         most_tokens = self.settings.max_in_flight_tokens
         aside_limit = max(1, limit // 8)
         self._runs += 1
@@ -205,9 +213,10 @@ class VllmEngine:
 
     @property
     def llm(self) -> "vllm.LLM":
-        """The loaded vLLM model itself, for what this class does not offer."""
+        """The loaded vLLM model itself, for what this class does not offer; there is none with data parallelism."""
         self._load()
-        assert self._llm is not None
+        if self._llm is None or isinstance(self._llm, DataParallelLLM):
+            raise ConfigError("vLLM has no LLM object with data parallelism. Set data_parallel_size to 1.")
         return self._llm
 
     def reset_prefix_cache(self) -> None:
@@ -223,11 +232,14 @@ class VllmEngine:
     def _shut_down(self) -> None:
         if self._llm is None:
             return
-        engine_core = self._llm.llm_engine.engine_core
+        llm = self._llm
         self._llm = None
         gc.unfreeze()
-        engine_core.shutdown()
-        del engine_core
+        if isinstance(llm, DataParallelLLM):
+            llm.shutdown()
+        else:
+            llm.llm_engine.engine_core.shutdown()
+        del llm
         from vllm.distributed import cleanup_dist_env_and_memory
 
         cleanup_dist_env_and_memory()
@@ -249,6 +261,9 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         llm = self._llm
+        if isinstance(llm, DataParallelLLM):
+            llm.stop_waiting(EngineDeadError())
+            return
         outputs = getattr(llm.llm_engine.engine_core, "outputs_queue", None) if llm is not None else None
         if outputs is not None:
             outputs.put_nowait(EngineDeadError())
@@ -296,6 +311,10 @@ class VllmEngine:
         """Run beam searches, those with the same parameters together."""
         from vllm.sampling_params import BeamSearchParams
 
+        if isinstance(self._llm, DataParallelLLM):
+            reason = "beam search needs one copy of the model: set data_parallel_size to 1"
+            yield from (refused(request, reason) for request in requests)
+            return
         assert self._llm is not None
         groups: dict[BeamSearch, list[Request]] = {}
         for request in requests:
@@ -328,7 +347,7 @@ class VllmEngine:
         # Free white space between JSON tokens costs tokens, and a small model can loop in it.
         return self.settings.structured_outputs_config or {"backend": "xgrammar", "disable_any_whitespace": True}
 
-    def _load(self) -> "LLMEngine":
+    def _load(self) -> "AnyEngine":
         """Return vLLM's engine, loaded."""
         if self._llm is None:
             prepare_environment(self.settings)
@@ -344,11 +363,12 @@ class VllmEngine:
             arguments["model"] = str(Path(self.settings.model).expanduser())
             import vllm
 
-            if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
+            several = self.settings.data_parallel_size > 1
+            if several or os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
                 self._watcher = self._watcher or start_watcher(self._mark)
             os.environ[MARK] = self._mark
             try:
-                self._llm = vllm.LLM(**arguments)
+                self._llm = DataParallelLLM(arguments) if several else vllm.LLM(**arguments)
             except Exception as error:  # vLLM raises whatever stopped it: memory, files, arguments
                 self._end_processes()
                 raise ModelError(f"vLLM cannot load model {self.settings.model!r}: {error}") from error

@@ -92,7 +92,7 @@ def refusals() -> tuple[type[Exception], ...]:
     return (ValueError, TypeError, VLLMValidationError)
 
 
-def refused(request: Request, error: Exception) -> Completion:
+def refused(request: Request, error: Exception | str) -> Completion:
     """Return the completion of a request that vLLM does not take."""
     return Completion(request.id, error=f"vLLM refused the request: {error}", error_kind=FailureKind.REFUSED_REQUEST)
 

@@ -105,6 +105,9 @@ class PartitionResult:
                     "seconds_load": self.seconds.get("load", 0.0),
                     "rows_per_second": asked / total if asked and total else None,
                     "tokens_per_second": tokens / total if tokens and total else None,
+                    "tokens_per_second_per_gpu": tokens / total / engine.gpus
+                    if tokens and total and engine.gpus
+                    else None,
                     **{
                         key: masked(value) if isinstance(value, str) else value for key, value in asdict(engine).items()
                     },

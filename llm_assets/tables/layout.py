@@ -153,6 +153,7 @@ def throughput_table(metadata: sa.MetaData) -> sa.Table:
         sa.Column(
             "tokens_per_second", sa.Double, comment="Prompt and output tokens per second of the total; NULL if none."
         ),
+        sa.Column("tokens_per_second_per_gpu", sa.Double, comment="That divided by gpus; NULL without."),
         sa.Column("engine", sa.Text, nullable=False, comment="Engine."),
         sa.Column("model", sa.Text, nullable=False, comment="Model."),
         sa.Column(
@@ -162,5 +163,6 @@ def throughput_table(metadata: sa.MetaData) -> sa.Table:
         sa.Column(
             "peak_memory_bytes", sa.BigInteger, comment="Memory in use: of the process on a CPU, of the fullest GPU."
         ),
+        sa.Column("gpus", sa.BigInteger, comment="GPUs that the model ran on; NULL without one, or if nobody knows."),
         comment="What each run did and how fast, by task and partition.",
     )

@@ -1,0 +1,116 @@
+"""Several copies or parts of a model in one run, by vLLM's own parallelism: here each is a process on the CPU."""
+
+import os
+import signal
+
+import psutil
+import pytest
+
+from llm_assets.engines import VllmEngine, VllmSettings
+from llm_assets.errors import ConfigError, EngineError
+from llm_assets.records import BeamSearch, Constraint, FailureKind, GenerateText, Request, ScoreTokens
+from tests.engine_fixtures import MAX_MODEL_LEN
+
+PREFIX = [1, 504, 7742, 506, 3714, 2496, 42] * 10
+
+
+def score(number: int) -> Request:
+    return Request(number, [*PREFIX, 500 + number], ScoreTokens((504, 476, 28)))
+
+
+def parallel_engine(model, **settings: int) -> VllmEngine:
+    return VllmEngine(VllmSettings(model=str(model), max_model_len=MAX_MODEL_LEN, cpu_kv_cache_gib=1, **settings))
+
+
+@pytest.fixture(scope="module")
+def two_copies(smollm2):
+    engine = parallel_engine(smollm2, data_parallel_size=2, max_in_flight=16)
+    yield engine
+    engine.close()
+
+
+def test_two_copies_share_the_rows_and_give_the_answers_of_one(two_copies, vllm_engine):
+    requests = [score(number) for number in range(60)]
+    found = {done.id: done for done in two_copies.run(requests)}
+    assert sorted(found) == list(range(60))
+    assert not any(done.error for done in found.values())
+    assert processes(two_copies, "EngineCore_DP0")
+    assert processes(two_copies, "EngineCore_DP1")
+    for done in vllm_engine.run(requests):
+        assert found[done.id].scores == pytest.approx(dict(done.scores), abs=1e-3)
+
+
+def test_the_queue_is_filled_as_places_come_free_and_no_further(two_copies):
+    pulled: list[int] = []
+
+    def requests():
+        for number in range(50):
+            pulled.append(number)
+            yield score(number)
+
+    most = 0
+    for done, _ in enumerate(two_copies.run(requests())):
+        most = max(most, len(pulled) - done)
+    assert len(pulled) == 50
+    assert most <= 17
+
+
+def test_text_under_a_constraint_comes_with_its_log_probabilities(two_copies):
+    ask = GenerateText({"temperature": 0.0, "max_tokens": 8, "logprobs": 0}, Constraint("regex", "[a-c]{3}"))
+    [done] = two_copies.run([Request(7, PREFIX, ask)])
+    [candidate] = done.candidates
+    assert len(candidate.text) == 3
+    assert set(candidate.text) <= set("abc")
+    assert len(candidate.logprobs) == len(candidate.token_ids)
+
+
+def test_what_vllm_refuses_does_not_stop_the_others(two_copies):
+    bad = Request(1, [1] * (MAX_MODEL_LEN + 5), ScoreTokens((504,)))
+    found = {done.id: done for done in two_copies.run([score(0), bad, score(2)])}
+    assert found[1].error_kind is FailureKind.REFUSED_REQUEST
+    assert (found[0].error, found[2].error) == (None, None)
+
+
+def test_beam_search_is_refused_with_what_to_set(two_copies):
+    [done] = two_copies.run([Request(1, PREFIX, BeamSearch(2, 4))])
+    assert done.error_kind is FailureKind.REFUSED_REQUEST
+    assert "set data_parallel_size to 1" in str(done.error)
+    with pytest.raises(ConfigError, match="Set data_parallel_size to 1"):
+        _ = two_copies.llm
+
+
+def test_a_run_that_was_left_leaves_nothing_for_the_next(two_copies):
+    run = two_copies.run(score(number) for number in range(40))
+    next(run)
+    run.close()
+    assert sorted(done.id for done in two_copies.run([score(100), score(101)])) == [100, 101]
+
+
+def test_a_copy_that_is_killed_stops_the_run_and_the_next_one_loads_both_again(two_copies):
+    run = two_copies.run(score(number) for number in range(2000))
+    next(run)
+    [victim] = processes(two_copies, "EngineCore_DP1")
+    os.kill(victim.pid, signal.SIGKILL)
+    with pytest.raises(EngineError, match="vLLM stopped"):
+        for _ in run:
+            pass
+    assert not processes(two_copies, "EngineCore")
+    assert [done.id for done in two_copies.run([score(5)])] == [5]
+
+
+def test_the_parts_of_a_model_give_the_answers_of_the_whole(smollm2, vllm_engine, monkeypatch):
+    # By itself vLLM takes one processor socket for each part. It parts this model's 9 attention heads.
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    engine = parallel_engine(smollm2, tensor_parallel_size=3)
+    try:
+        requests = [score(number) for number in range(8)]
+        found = {done.id: done for done in engine.run(requests)}
+        for done in vllm_engine.run(requests):
+            assert found[done.id].scores == pytest.approx(dict(done.scores), abs=1e-3)
+    finally:
+        engine.close()
+
+
+def processes(engine: VllmEngine, name: str) -> list[psutil.Process]:
+    """The processes of this one with a name."""
+    return [child for child in psutil.Process().children(recursive=True) if name in " ".join(child.cmdline())]
