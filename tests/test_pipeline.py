@@ -2,13 +2,14 @@
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from llm_assets.engines import DummyEngine
 from llm_assets.errors import ConfigError
 from llm_assets.pipeline import Progress
-from llm_assets.records import Completion, FailureKind, Partition, Request
+from llm_assets.records import Completion, EngineInfo, FailureKind, Partition, Request
 from llm_assets.tables import Source
 from llm_assets.tables.source_table import CHUNK_ROWS
 from llm_assets.tasks import Extract, Summarize, Task
@@ -310,10 +311,26 @@ def test_the_throughput_row_agrees_with_the_result_and_itself(shop: Shop) -> Non
         assert row.rows_per_second == pytest.approx(2 / row.seconds_total)
         tokens = row.prompt_tokens + row.output_tokens
         assert row.tokens_per_second == pytest.approx(tokens / row.seconds_total)
+        assert (row.gpus, row.tokens_per_second_per_gpu) == (None, None)
         assert row.finished_at >= row.started_at
         assert (row.engine, row.model, row.device) == ("dummy", "dummy", "none")
     stored = shop.rows("SELECT SUM(output_tokens), SUM(prompt_tokens) FROM reviews_note WHERE id < 3")
     assert stored == [(found["note"].output_tokens, found["note"].prompt_tokens)]
+
+
+def test_the_speed_of_several_gpus_is_also_told_for_each(shop: Shop) -> None:
+    class EngineOfFour(DummyEngine):
+        @property
+        def info(self) -> EngineInfo:
+            return replace(super().info, gpus=4)
+
+    shop.add(["a", "b"])
+    shop.run(NOTE, engine=EngineOfFour())
+    [(gpus, all_of_them, each)] = shop.rows(
+        "SELECT gpus, tokens_per_second, tokens_per_second_per_gpu FROM llm_throughput"
+    )
+    assert gpus == 4
+    assert each == pytest.approx(all_of_them / 4)
 
 
 def test_a_listener_hears_of_progress_up_to_the_last_row(shop: Shop) -> None:

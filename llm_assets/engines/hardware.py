@@ -96,10 +96,22 @@ def device_and_memory() -> tuple[str, int | None]:
     """Return the hardware's name and its memory in use, in bytes, as the driver says: vLLM's workers hold it."""
     if is_cpu_build():
         return "cpu", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    query = ["nvidia-smi", "--query-gpu=name,memory.used", "--format=csv,noheader,nounits"]
+    cards = _cards("name,memory.used")
+    # Where a GPU shares the host's memory, the driver has no number.
+    used = [int(memory) for _, memory in cards if memory.isdigit()]
+    return cards[0][0] if cards else "gpu", max(used) * 2**20 if used else None
+
+
+def gpu_names() -> list[str]:
+    """Return the names of the machine's NVIDIA GPUs, as the driver says; none without a driver."""
+    return [name for (name,) in _cards("name")]
+
+
+def _cards(columns: str) -> list[list[str]]:
+    """What the driver says of each GPU; nothing if there is no driver."""
+    query = ["nvidia-smi", f"--query-gpu={columns}", "--format=csv,noheader,nounits"]
     try:
         lines = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
-        cards = [line.rsplit(",", 1) for line in lines if line.strip()]
-        return cards[0][0].strip(), max(int(used) for _, used in cards) * 2**20
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return "gpu", None
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [[value.strip() for value in line.rsplit(",", columns.count(","))] for line in lines if line.strip()]
