@@ -237,12 +237,17 @@ class VllmEngine:
         gc.unfreeze()
         if isinstance(llm, DataParallelLLM):
             llm.shutdown()
-        else:
-            llm.llm_engine.engine_core.shutdown()
+            return
+        computes_here = (
+            os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0"
+            and llm.llm_engine.vllm_config.parallel_config.distributed_executor_backend == "uni"
+        )
+        llm.llm_engine.engine_core.shutdown()
         del llm
-        from vllm.distributed import cleanup_dist_env_and_memory
+        if computes_here:  # else it would take this from another engine that does
+            from vllm.distributed import cleanup_dist_env_and_memory
 
-        cleanup_dist_env_and_memory()
+            cleanup_dist_env_and_memory()
         gc.collect()
 
     def _end_processes(self) -> None:
@@ -282,7 +287,7 @@ class VllmEngine:
         """Hand a request to vLLM; yield its completion only if vLLM refuses it."""
         name = f"{self._runs}-{request.id}"
         try:
-            prompt: Any = {"prompt_token_ids": request.prompt_token_ids}
+            prompt: Any = {"type": "token", "prompt_token_ids": request.prompt_token_ids}  # ready for the engine
             self._load().add_request(name, prompt, self._sampling.params(request.ask))
         except refusals() as error:
             yield refused(request, error)
