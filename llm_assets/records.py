@@ -182,11 +182,29 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Prices:
+    """What tokens cost, in money per million: those of prompts, those of them that were cached, and generated ones."""
+
+    prompt: float
+    cached: float
+    output: float
+    currency: str = "USD"
+
+    def cost(self, prompt: int, cached: int, output: int) -> float:
+        """Return what some tokens cost; `prompt` counts the cached ones too."""
+        return ((prompt - cached) * self.prompt + cached * self.cached + output * self.output) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What answers came from: `model` and `revision` name the weights, `device` the hardware."""
+    """What answers came from: `model` and `revision` name the weights, `device` the hardware.
+
+    `prices` are what its tokens cost, if they cost anything.
+    """
 
     engine: str
     model: str
     revision: str
     device: str = ""
     peak_memory_bytes: int | None = None
+    prices: Prices | None = None
