@@ -10,11 +10,11 @@ from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from llm_assets.errors import DatabaseError, OutputTableError
 from llm_assets.tables.database import Database, reason_of
 
-LAYOUT = 3
+LAYOUT = 4
 """Version of the package's own tables.
 
 1: the tables of release 0.1, which had no version. 2: `status` and `rows_left` in `llm_throughput`. 3: `seconds_idle`,
-`layout` and `expected_tokens` there.
+`layout` and `expected_tokens` there. 4: `cost` and `currency` there.
 """
 
 
