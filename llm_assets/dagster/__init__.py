@@ -13,7 +13,13 @@ from llm_assets.dagster.partitions import (
     StaticPartitions,
     TimePartitions,
 )
-from llm_assets.dagster.resources import DatabaseResource, DummyEngineResource, EngineResource, VllmResource
+from llm_assets.dagster.resources import (
+    DatabaseResource,
+    DummyEngineResource,
+    EngineResource,
+    ServerResource,
+    VllmResource,
+)
 from llm_assets.dagster.schedules import Schedule, build_schedule
 from llm_assets.dagster.sensors import build_partitions_sensor, build_source_sensor, build_unanswered_sensor
 from llm_assets.dagster.table import TableDefinition
@@ -34,6 +40,7 @@ __all__ = [
     "Partitions",
     "RunConfig",
     "Schedule",
+    "ServerResource",
     "StaticPartitions",
     "TableDefinition",
     "TimePartitions",

@@ -8,8 +8,14 @@ from typing import Annotated, Any, Literal
 import dagster as dg
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, InstanceOf, Tag, WithJsonSchema
 
-from llm_assets.dagster.resources import DatabaseResource, DummyEngineResource, EngineResource, VllmResource
-from llm_assets.engines import VllmSettings
+from llm_assets.dagster.resources import (
+    DatabaseResource,
+    DummyEngineResource,
+    EngineResource,
+    ServerResource,
+    VllmResource,
+)
+from llm_assets.engines import ServerSettings, VllmSettings
 from llm_assets.errors import ConfigError, DatabaseError
 from llm_assets.tables import Database
 
@@ -34,6 +40,21 @@ class VllmChoice(VllmSettings):
     def resource(self) -> EngineResource:
         """Return the resource with these settings."""
         return VllmResource(**self.model_dump(exclude={"type"}, exclude_unset=True))
+
+    @property
+    def name(self) -> str:
+        """What the resource's key says of it."""
+        return self.model.rstrip("/").rpartition("/")[2]
+
+
+class ServerChoice(ServerSettings):
+    """A model behind HTTP: a vLLM server, or any OpenAI-compatible host."""
+
+    type: Literal["server"]
+
+    def resource(self) -> EngineResource:
+        """Return the resource with these settings."""
+        return ServerResource(**self.model_dump(exclude={"type"}, exclude_unset=True))
 
     @property
     def name(self) -> str:
@@ -66,7 +87,10 @@ def _kind_of_engine(value: Any) -> str:
 
 
 EngineChoice = Annotated[
-    Annotated[VllmChoice, Tag("vllm")] | Annotated[DummyChoice, Tag("dummy")] | Annotated[ResourceKey, Tag("key")],
+    Annotated[VllmChoice, Tag("vllm")]
+    | Annotated[ServerChoice, Tag("server")]
+    | Annotated[DummyChoice, Tag("dummy")]
+    | Annotated[ResourceKey, Tag("key")],
     Discriminator(_kind_of_engine),
 ]
 """An engine's settings, which are vLLM's unless `type` says otherwise, or a resource's key."""
@@ -115,7 +139,9 @@ DatabaseOrKey = Annotated[
 """A database's settings, or a resource's key."""
 
 
-def resource_of(choice: str | VllmChoice | DummyChoice | DatabaseChoice, kind: str) -> tuple[str, dict[str, Any]]:
+def resource_of(
+    choice: str | VllmChoice | ServerChoice | DummyChoice | DatabaseChoice, kind: str
+) -> tuple[str, dict[str, Any]]:
     """Return a resource's key, and the resource under it if it is not the project's.
 
     The key says what the settings are: equal settings share one resource, and others do not collide.

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
-from llm_assets.engines import DummyEngine, Engine, VllmEngine, VllmSettings
+from llm_assets.engines import DummyEngine, Engine, ServerEngine, ServerSettings, VllmEngine, VllmSettings
 from llm_assets.secrets import masked_errors
 from llm_assets.tables import Database
 
@@ -57,6 +57,14 @@ class VllmResource(EngineResource, VllmSettings):
     def make_engine(self) -> Engine:
         settings = {name: getattr(self, name) for name in VllmSettings.model_fields}
         return VllmEngine(VllmSettings.model_validate(settings))
+
+
+class ServerResource(EngineResource, ServerSettings):
+    """A model behind HTTP: a vLLM server, or any OpenAI-compatible host; see `ServerSettings`."""
+
+    def make_engine(self) -> Engine:
+        settings = {name: getattr(self, name) for name in ServerSettings.model_fields}
+        return ServerEngine(ServerSettings.model_validate(settings))
 
 
 class DummyEngineResource(EngineResource):

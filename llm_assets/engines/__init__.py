@@ -2,7 +2,9 @@
 
 from llm_assets.engines.base import Engine
 from llm_assets.engines.dummy import DummyEngine
+from llm_assets.engines.server import ServerEngine
+from llm_assets.engines.server_settings import ServerSettings
 from llm_assets.engines.settings import VllmSettings
 from llm_assets.engines.vllm import VllmEngine
 
-__all__ = ["DummyEngine", "Engine", "VllmEngine", "VllmSettings"]
+__all__ = ["DummyEngine", "Engine", "ServerEngine", "ServerSettings", "VllmEngine", "VllmSettings"]

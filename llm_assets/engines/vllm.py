@@ -85,12 +85,7 @@ class VllmEngine:
 
     @property
     def identity(self) -> str:
-        settings = self.settings
-        parts = [settings.model if not Path(settings.model).expanduser().is_dir() else "", settings.weights_revision]
-        for name in ("quantization", "kv_cache_dtype", "tokenizer", "chat_template", "load_format"):
-            if getattr(settings, name) != VllmSettings.model_fields[name].default:
-                parts.append(f"{name}={getattr(settings, name)}")
-        return "|".join(parts)
+        return self.settings.identity
 
     @property
     def tokenizer(self) -> ChatTokenizer:
