@@ -42,7 +42,7 @@ TABLE_BYTES = 304 + 46
 LEDGER_BYTES = 273 + 133
 """The same answer in the ledger, and in its two indexes."""
 LOG_BYTES = 1127
-"""Written to the log (WAL) for an answer, with four writers, while the indexes are in memory and their pages are new."""
+"""Written to the log (WAL) for an answer by four writers, while pages of the indexes are changed many times each."""
 LOG_BYTES_LARGE = 6734
 """The same in a ledger of ten million after a checkpoint: the first change of a page of an index logs all of it."""
 LOG_BYTES_UNLOGGED = 463

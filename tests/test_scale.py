@@ -10,6 +10,10 @@ from tests.tables.shop import SENTIMENT, RecordingEngine, Shop, only
 
 SQL = re.findall(r"```sql\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
+OTHER_CONNECTIONS = """
+SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+
 
 @pytest.fixture
 def postgres_shop(postgres_url: str) -> Shop:
@@ -41,8 +45,7 @@ def test_a_run_holds_so_many_connections(postgres_shop: Shop, postgres_url: str)
     class Watching(RecordingEngine):
         def ask(self, request):
             with watching.connect() as connection:
-                query = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-                counts.append(connection.exec_driver_sql(query).scalar_one())
+                counts.append(connection.exec_driver_sql(OTHER_CONNECTIONS).scalar_one())
             return super().ask(request)
 
     postgres_shop.database.close()

@@ -124,6 +124,32 @@ def test_chart_image_and_base_are_of_the_versions_that_are_pinned_elsewhere() ->
     assert server["spec"]["template"]["spec"]["containers"][0]["image"] == base
 
 
+def test_vllm_knows_the_arguments_of_its_server() -> None:
+    [server] = [item for item in manifests(DEPLOY / "vllm-server.yaml") if item["kind"] == "Deployment"]
+    [container] = server["spec"]["template"]["spec"]["containers"]
+    program, *command = container["command"]
+    assert program == "vllm"
+    # In a process of its own: vLLM is not imported into the tests' by reading a file.
+    parse = """
+import sys
+from vllm.entrypoints.cli.serve import ServeSubcommand
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+parser = FlexibleArgumentParser()
+ServeSubcommand().subparser_init(parser.add_subparsers(dest="subcommand"))
+given = parser.parse_args(sys.argv[1:])
+print(given.model_tag, given.max_model_len, given.port)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", parse, *command, *container["args"]],
+        env={**os.environ, "VLLM_TARGET_DEVICE": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    [port] = [port["containerPort"] for port in container["ports"]]
+    assert done.stdout.splitlines()[-1] == f"Qwen/Qwen2.5-7B-Instruct 8192 {port}"
+
+
 def test_everything_runs_as_the_user_of_the_image() -> None:
     [uid] = [int(value) for value in re.findall(r"ARG UID=(\d+)", DOCKERFILE.read_text())]
     assert instructions("USER") == ["${UID}:${UID}"]
