@@ -85,8 +85,19 @@ def fill(shop: Shop) -> None:
     shop.insert("reviews", rows)
 
 
+def set_slots(folder: Path, slots: int) -> None:
+    """Say how many runs may be in the pool, as the page says it."""
+    subprocess.run(
+        [sys.executable, "-m", "dagster", "instance", "concurrency", "set", "gpu", str(slots)],
+        env={**os.environ, "DAGSTER_HOME": str(folder / "home")},
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+
+
 @contextmanager
-def deployment(postgres_url: str, folder: Path, start: bool) -> Iterator[Deployment]:
+def deployment(postgres_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, start: bool) -> Iterator[Deployment]:
     url = make_url(postgres_url)
     given = copy.deepcopy(values())
     # What is elsewhere here: the database, and the cluster. And the daemon looks after runs more often.
@@ -115,13 +126,8 @@ def deployment(postgres_url: str, folder: Path, start: bool) -> Iterator[Deploym
     with serving(cluster, folder) as kubeconfig:
         config["run_launcher"]["config"] |= {"load_incluster_config": False, "kubeconfig_file": str(kubeconfig)}
         with running("tests.deploy.location", folder / "home", environment, yaml.safe_dump(config)) as dagster:
-            subprocess.run(
-                [sys.executable, "-m", "dagster", "instance", "concurrency", "set", "gpu", "2"],
-                env={**os.environ, **environment, "DAGSTER_HOME": str(folder / "home")},
-                cwd=ROOT,
-                check=True,
-                capture_output=True,
-            )
+            monkeypatch.setenv("DAGSTER_PG_PASSWORD", str(url.password))
+            set_slots(folder, 2)
             yield Deployment(dagster, cluster, shop, folder)
     shop.database.close()
 
@@ -135,11 +141,11 @@ def variables(job: dict[str, Any]) -> dict[str, str]:
 
 
 def test_a_backfill_runs_on_as_many_machines_as_the_pool_has_slots_and_one_that_dies_costs_nothing(
-    postgres_url: str, tmp_path: Path
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = tmp_path / "held"
     held.write_text("2026-01-04 1")
-    with deployment(postgres_url, tmp_path, start=True) as scene:
+    with deployment(postgres_url, tmp_path, monkeypatch, start=True) as scene:
         scene.backfill()
         wait_for("the run of the third and fourth day", lambda: held.read_text() in scene.asked(), SECONDS)
         [victim] = [name for name in scene.cluster.running() if _works_on(scene, name, held.read_text())]
@@ -167,13 +173,17 @@ def _works_on(scene: Deployment, name: str, text: str) -> bool:
     return int(loads[-1]) in pids
 
 
-def test_a_run_is_a_job_with_a_gpu_shared_memory_and_the_cache_and_a_tag_takes_the_gpu_away(
-    postgres_url: str, tmp_path: Path
+def test_a_run_is_a_job_with_a_gpu_shared_memory_and_the_cache_and_tags_give_more_gpus_or_none(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with deployment(postgres_url, tmp_path, start=False) as scene:
+    with deployment(postgres_url, tmp_path, monkeypatch, start=False) as scene:
         scene.launch("__ASSET_JOB", DAYS[0])
-        scene.launch("without_gpu", DAYS[1])
+        scene.launch("ask_the_server", DAYS[1])
         wait_for("two Jobs", lambda: len(scene.cluster.jobs) == 2, SECONDS)
+        # The pool has two slots, and no run ends here: the next one waits for more.
+        set_slots(scene.folder, 3)
+        scene.launch("answer_reviews_on_four_gpus", DAYS[2])
+        wait_for("the third Job", lambda: len(scene.cluster.jobs) == 3, SECONDS)
     by_name = {variables(job)["DAGSTER_RUN_JOB_NAME"]: job for job in scene.cluster.jobs.values()}
     pod = by_name["__ASSET_JOB"]["spec"]["template"]["spec"]
     main = container(by_name["__ASSET_JOB"])
@@ -186,7 +196,10 @@ def test_a_run_is_a_job_with_a_gpu_shared_memory_and_the_cache_and_a_tag_takes_t
     assert {"secretRef": {"name": "llm-assets"}} in main["envFrom"]
     [password] = [variable for variable in main["env"] if variable["name"] == "DAGSTER_PG_PASSWORD"]
     assert password["valueFrom"]["secretKeyRef"] == {"key": "postgresql-password", "name": "dagster-postgresql"}
-    other = container(by_name["without_gpu"])
+    four = container(by_name["answer_reviews_on_four_gpus"])
+    assert four["resources"]["limits"] == {"memory": "128Gi", "nvidia.com/gpu": "4"}
+    assert four["volumeMounts"] == main["volumeMounts"]
+    other = container(by_name["ask_the_server"])
     assert "nvidia.com/gpu" not in {**other["resources"]["limits"], **other["resources"]["requests"]}
     assert other["image"] == IMAGE
 
