@@ -1,0 +1,75 @@
+"""What docs/a-billion-rows.md says: its tables, the connections of a run, and its changes to large tables."""
+
+import re
+
+import pytest
+import sqlalchemy as sa
+
+from scripts.scale import CONNECTIONS, LABELS, PAGE, gpu_hours, rounded, written
+from tests.tables.shop import SENTIMENT, RecordingEngine, Shop, only
+
+SQL = re.findall(r"```sql\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+OTHER_CONNECTIONS = """
+SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+
+
+@pytest.fixture
+def postgres_shop(postgres_url: str) -> Shop:
+    shop = Shop(postgres_url)
+    shop.add([f"It arrived late, number {n}." for n in range(50)])
+    return shop
+
+
+def test_the_tables_of_the_page_are_what_the_script_computes() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert written(text) == text, "run python -m scripts.scale --write"
+
+
+def test_gpu_hours_are_rows_over_rows_per_second() -> None:
+    assert gpu_hours(LABELS.rows_per_second * 3600) == 1
+    assert [rounded(value) for value in (0, 0.0455, 4.55, 456.9, 1_644_737)] == [
+        "0",
+        "0.045",
+        "4.5",
+        "460",
+        "1,600,000",
+    ]
+
+
+def test_a_run_holds_so_many_connections(postgres_shop: Shop, postgres_url: str) -> None:
+    watching = sa.create_engine(postgres_url)
+    counts: list[int] = []
+
+    class Watching(RecordingEngine):
+        def ask(self, request):
+            with watching.connect() as connection:
+                counts.append(connection.exec_driver_sql(OTHER_CONNECTIONS).scalar_one())
+            return super().ask(request)
+
+    postgres_shop.database.close()
+    postgres_shop.run(SENTIMENT, engine=Watching())
+    watching.dispose()
+    assert max(counts) == CONNECTIONS
+
+
+def test_runs_go_on_after_the_changes_to_large_tables(postgres_shop: Shop) -> None:
+    postgres_shop.run(SENTIMENT)
+    before = postgres_shop.rows("SELECT id, label FROM reviews_sentiment ORDER BY id")
+    assert len(SQL) == 2
+    with postgres_shop.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for statements in SQL:
+            connection.execution_options(no_parameters=True).exec_driver_sql(statements)
+    kinds = postgres_shop.rows(
+        "SELECT relname, relpersistence, relkind FROM pg_class WHERE relname IN ('llm_answers', "
+        "'reviews_sentiment') ORDER BY 1"
+    )
+    assert kinds == [("llm_answers", "u", "r"), ("reviews_sentiment", "p", "p")]
+    assert postgres_shop.rows("SELECT id, label FROM reviews_sentiment ORDER BY id") == before
+    postgres_shop.execute("UPDATE reviews SET text = 'Other.' WHERE id <= 5", "DELETE FROM reviews WHERE id > 45")
+    postgres_shop.add(["It arrived late, number 7."], first_id=100)
+    counts = only(postgres_shop.run(SENTIMENT))
+    assert (counts.rows_answered, counts.rows_removed) == (1, 5)
+    assert counts.rows_reused == 5
+    assert len(postgres_shop.rows("SELECT id FROM reviews_sentiment")) == 46
