@@ -1,0 +1,74 @@
+"""A Ray cluster: connected to, or started on this machine, and what it says of its resources."""
+
+import importlib.util
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from llm_assets.engines.ray_settings import RaySettings
+from llm_assets.errors import EngineError, ModelError
+
+OBJECT_STORE_BYTES = 256 * 2**20
+"""Memory for objects in a cluster of our own, which holds requests and completions for moments only. Ray's own default
+is a third of the machine."""
+
+
+class Cluster:
+    """The connection of this process to a cluster.
+
+    Raises:
+        ModelError: Ray is not installed.
+        EngineError: the cluster cannot be reached.
+    """
+
+    def __init__(self, settings: RaySettings) -> None:
+        if importlib.util.find_spec("ray") is None:
+            raise ModelError("Ray is not installed. Install llm_assets with the extra 'ray'.")
+        # Read when Ray is imported.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+
+        self._ray = ray
+        self.is_own = not ray.is_initialized()
+        if not self.is_own:
+            return
+        address = settings.address or os.environ.get("RAY_ADDRESS") or "local"
+        arguments: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
+        if address == "local":
+            arguments |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        try:
+            ray.init(**arguments)
+        except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and errors of gRPC
+            raise EngineError(
+                f"The Ray cluster {address!r} cannot be reached: {error}. 'auto' is the cluster that this machine "
+                "belongs to, 'host:6379' its head node, 'ray://host:10001' one outside; its Python and Ray must be of "
+                "the versions here."
+            ) from error
+
+    def leave(self) -> None:
+        """Let go of the cluster, if this connected to it; one that was started here ends with that."""
+        if self.is_own:
+            self._ray.shutdown()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether this process is still connected; anyone in it may shut Ray down."""
+        return self._ray.is_initialized()
+
+    def resources(self) -> str:
+        """Return what the cluster has, and what of it is free."""
+        try:
+            total, free = self._ray.cluster_resources(), self._ray.available_resources()
+        except Exception as error:  # it may be gone
+            return f"the cluster does not say what it has: {error}"
+        nodes = sum(name.startswith("node:") and name != "node:__internal_head__" for name in total)
+        hidden = ("node:", "memory", "object_store_memory")
+        found = {name: amount for name, amount in sorted(total.items()) if not name.startswith(hidden)}
+        has = amounts({"CPU": 0.0, "GPU": 0.0, **found})
+        return f"the cluster has {has} on {nodes} node(s), of which {amounts(free, found)} are free"
+
+
+def amounts(resources: Mapping[str, float], names: Iterable[str] | None = None) -> str:
+    """Return resources in words: "2 CPU and 1 GPU"."""
+    parts = [f"{resources.get(name, 0):g} {name}" for name in (resources if names is None else names)]
+    return " and ".join(parts) or "nothing"
