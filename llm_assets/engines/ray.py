@@ -9,7 +9,7 @@ from llm_assets.engines.base import Engine
 from llm_assets.engines.compile_check import check_limits
 from llm_assets.engines.ray_cluster import Cluster
 from llm_assets.engines.ray_replica import Replica, start_actor
-from llm_assets.engines.ray_replicas import Replicas
+from llm_assets.engines.ray_replicas import Replicas, brief
 from llm_assets.engines.ray_run import RayRun
 from llm_assets.engines.ray_settings import DummySettings, RaySettings, make_engine
 from llm_assets.errors import EngineError, ModelError
@@ -98,7 +98,7 @@ class RayEngine:
         try:
             error: Any = ray.get(actor.check.remote(constraint), timeout=self.settings.start_seconds)
         except ray.exceptions.RayError as lost:
-            raise EngineError(f"No Ray actor could check a constraint: {lost}") from lost
+            raise EngineError(f"No Ray actor could check a constraint: {brief(lost)}") from lost
         finally:
             ray.kill(actor)
         if error is not None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import socket
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from llm_assets.errors import EngineError, ModelError
 OBJECT_STORE_BYTES = 256 * 2**20
 """Memory for objects in a cluster of our own, which holds requests and completions for moments only. Ray's own default
 is a third of the machine."""
+
+KNOCK_SECONDS = 10.0
 
 
 class Cluster:
@@ -37,6 +40,7 @@ class Cluster:
         if address == "local":
             arguments |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
         try:
+            _knock(address)
             ray.init(**arguments)
         except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and errors of gRPC
             raise EngineError(
@@ -66,6 +70,13 @@ class Cluster:
         found = {name: amount for name, amount in sorted(total.items()) if not name.startswith(hidden)}
         has = amounts({"CPU": 0.0, "GPU": 0.0, **found})
         return f"the cluster has {has} on {nodes} node(s), of which {amounts(free, found)} are free"
+
+
+def _knock(address: str) -> None:
+    """Raise an OSError if nobody listens at an address of a host and a port: Ray would try for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
 
 
 def amounts(resources: Mapping[str, float], names: Iterable[str] | None = None) -> str:

@@ -58,6 +58,7 @@ class Replica:
         """Whether it holds a request that is to have no other beside it."""
         self.limit = 0
         self.info: EngineInfo | None = None
+        self.host, self.pid = "", 0
         self._idle = self._idle_before = 0.0
 
     def start(self) -> None:
@@ -67,9 +68,9 @@ class Replica:
         self.deadline = time.monotonic() + self._settings.start_seconds
         self.call = self.actor.place.remote()
 
-    def placed(self) -> None:
-        """The cluster has a place for it."""
-        self.phase = Phase.LOADING
+    def placed(self, host: str, pid: int) -> None:
+        """It is a process on a machine of the cluster."""
+        self.phase, self.host, self.pid = Phase.LOADING, host, pid
         self.call = self.actor.load.remote()
 
     def loaded(self, loaded: Loaded) -> None:

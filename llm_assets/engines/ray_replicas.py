@@ -1,5 +1,6 @@
 """All replicas of an engine: started, waited for, and ended."""
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -74,7 +75,7 @@ class Replicas:
         try:
             return self._ray.get(call)
         except self._ray.exceptions.RayError as error:
-            return EngineError(f"A Ray actor was lost: {type(error).__name__}: {error}")
+            return EngineError(f"A Ray actor was lost: {brief(error)}")
 
     @staticmethod
     def advance(replica: Replica, result: Any) -> LLMAssetsError | None:
@@ -82,7 +83,7 @@ class Replicas:
         if isinstance(result, LLMAssetsError):
             return result
         if replica.phase is Phase.PLACING:
-            replica.placed()
+            replica.placed(*result)
         else:
             replica.loaded(result)
         return None
@@ -116,3 +117,12 @@ class Replicas:
     def idle_seconds(self) -> float:
         """Seconds in which a replica had nothing to compute, their mean."""
         return sum(replica.idle_seconds for replica in self.all) / len(self.all)
+
+
+def brief(error: Exception) -> str:
+    """Return what an error of Ray's says, without the stack in its middle and the colours of terminals."""
+    lines = re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip().splitlines()
+    advice = ""
+    if "ModuleNotFoundError" in lines[-1]:
+        advice = " What runs here must be installed where the replicas run, or be brought there with runtime_env."
+    return " ... ".join(dict.fromkeys([lines[0].strip(), lines[-1].strip()])) + advice

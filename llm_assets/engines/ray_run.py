@@ -133,7 +133,9 @@ class RayRun:
     def _lost(self, replica: Replica, error: LLMAssetsError) -> Iterator[Completion]:
         """A replica is lost, with what it holds; another one comes in its place."""
         dropped = replica.drop()
-        logger.warning("A replica was lost with %d requests, which are asked again. %s", len(dropped), error)
+        logger.warning(
+            "The replica on %s was lost with %d requests, which are asked again. %s", replica.host, len(dropped), error
+        )
         replica.kill()
         if isinstance(error, ModelError) or not self._restarts:
             self._gone(error)

@@ -80,9 +80,9 @@ class Worker:
         self._idle = 0.0
         self._idle_since: float | None = None
 
-    def place(self) -> str:
-        """Return the name of the machine; called to learn that there is one."""
-        return socket.gethostname()
+    def place(self) -> tuple[str, int]:
+        """Return the name of the machine and the id of the process; called to learn that there are such."""
+        return socket.gethostname(), os.getpid()
 
     def load(self) -> Loaded | LLMAssetsError:
         """Load the model, or return why it cannot be loaded."""

@@ -44,6 +44,17 @@ def at_once(settings: DummySettings) -> DummyEngine:
     return Hindered(0.0)
 
 
+class TellsKey(DummyEngine):
+    """Says a secret when it is loaded."""
+
+    def load(self) -> None:
+        raise RuntimeError(f"the key is {os.environ['SHOP_API_KEY']}")
+
+
+def tells_key(settings: DummySettings) -> DummyEngine:
+    return TellsKey()
+
+
 @pytest.fixture(scope="session")
 def ray_dummy_engine() -> Iterator[RayEngine]:
     """Two replicas of the dummy engine. It is the first to start Ray in this process, which others then use too."""
