@@ -13,7 +13,13 @@ from llm_assets.dagster.partitions import (
     StaticPartitions,
     TimePartitions,
 )
-from llm_assets.dagster.resources import DatabaseResource, DummyEngineResource, EngineResource, VllmResource
+from llm_assets.dagster.resources import (
+    DatabaseResource,
+    DummyEngineResource,
+    EngineResource,
+    RayEngineResource,
+    VllmResource,
+)
 from llm_assets.dagster.schedules import Schedule, build_schedule
 from llm_assets.dagster.sensors import build_partitions_sensor, build_source_sensor, build_unanswered_sensor
 from llm_assets.dagster.table import TableDefinition
@@ -32,6 +38,7 @@ __all__ = [
     "MultiPartitions",
     "OnCron",
     "Partitions",
+    "RayEngineResource",
     "RunConfig",
     "Schedule",
     "StaticPartitions",

@@ -8,8 +8,15 @@ from typing import Annotated, Any, Literal
 import dagster as dg
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, InstanceOf, Tag, WithJsonSchema
 
-from llm_assets.dagster.resources import DatabaseResource, DummyEngineResource, EngineResource, VllmResource
+from llm_assets.dagster.resources import (
+    DatabaseResource,
+    DummyEngineResource,
+    EngineResource,
+    RayEngineResource,
+    VllmResource,
+)
 from llm_assets.engines import VllmSettings
+from llm_assets.engines.ray_settings import RayOptions
 from llm_assets.errors import ConfigError, DatabaseError
 from llm_assets.tables import Database
 
@@ -59,14 +66,40 @@ class DummyChoice(BaseModel):
         return "dummy"
 
 
-def _kind_of_engine(value: Any) -> str:
-    if isinstance(value, str):
-        return "key"
+def _kind_of_settings(value: Any) -> str:
     return value.get("type", "vllm") if isinstance(value, dict) else getattr(value, "type", "vllm")
 
 
+class RayChoice(RayOptions):
+    """Replicas of an engine in Ray actors, on a cluster or on the run's machine."""
+
+    type: Literal["ray"]
+    engine: Annotated[
+        Annotated[VllmChoice, Tag("vllm")] | Annotated[DummyChoice, Tag("dummy")], Discriminator(_kind_of_settings)
+    ] = Field(description="The engine of a replica: vLLM's settings, or type: dummy.")
+
+    def resource(self) -> EngineResource:
+        """Return the resource with these settings."""
+        options = self.model_dump(exclude={"type", "engine"}, exclude_unset=True)
+        return RayEngineResource(engine=self.engine.resource(), **options)
+
+    @property
+    def name(self) -> str:
+        """What the resource's key says of it."""
+        return f"ray {self.engine.name}"
+
+
+def _kind_of_engine(value: Any) -> str:
+    if isinstance(value, str):
+        return "key"
+    return _kind_of_settings(value)
+
+
 EngineChoice = Annotated[
-    Annotated[VllmChoice, Tag("vllm")] | Annotated[DummyChoice, Tag("dummy")] | Annotated[ResourceKey, Tag("key")],
+    Annotated[VllmChoice, Tag("vllm")]
+    | Annotated[DummyChoice, Tag("dummy")]
+    | Annotated[RayChoice, Tag("ray")]
+    | Annotated[ResourceKey, Tag("key")],
     Discriminator(_kind_of_engine),
 ]
 """An engine's settings, which are vLLM's unless `type` says otherwise, or a resource's key."""
@@ -115,7 +148,9 @@ DatabaseOrKey = Annotated[
 """A database's settings, or a resource's key."""
 
 
-def resource_of(choice: str | VllmChoice | DummyChoice | DatabaseChoice, kind: str) -> tuple[str, dict[str, Any]]:
+def resource_of(
+    choice: str | VllmChoice | DummyChoice | RayChoice | DatabaseChoice, kind: str
+) -> tuple[str, dict[str, Any]]:
     """Return a resource's key, and the resource under it if it is not the project's.
 
     The key says what the settings are: equal settings share one resource, and others do not collide.

@@ -3,6 +3,7 @@
 import importlib.util
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from llm_assets.engines.base import Engine
@@ -12,6 +13,7 @@ from llm_assets.engines.ray_replica import Replica, start_actor
 from llm_assets.engines.ray_replicas import Replicas, brief
 from llm_assets.engines.ray_run import RayRun
 from llm_assets.engines.ray_settings import DummySettings, RaySettings, make_engine
+from llm_assets.engines.vllm import VllmEngine
 from llm_assets.errors import EngineError, ModelError
 from llm_assets.prompts import Tokenizer
 from llm_assets.records import Completion, Constraint, EngineInfo, Request
@@ -47,6 +49,14 @@ class RayEngine:
         self._runs = 0
         self._known_info: tuple[float, EngineInfo] | None = None
 
+    def with_inner(self, inner: Engine) -> "RayEngine":
+        """Return an engine of the same replicas with another engine in each."""
+        if isinstance(inner, VllmEngine):
+            settings = inner.settings
+        else:
+            settings = DummySettings(max_model_len=inner.max_model_len, identity=inner.identity)
+        return RayEngine(self.settings.model_copy(update={"engine": settings}), self._make_engine)
+
     @property
     def identity(self) -> str:
         return self.inner.identity
@@ -65,13 +75,14 @@ class RayEngine:
 
     @property
     def info(self) -> EngineInfo:
-        """What the answers came from: a replica's device and memory, at most a minute old."""
+        """What the answers came from: a replica's device and memory, at most a minute old, and the GPUs of all."""
         now = time.monotonic()
         ready = self._replicas.ready if self._replicas is not None and self._is_connected() else []
         if ready and (self._known_info is None or now - self._known_info[0] > INFO_SECONDS):
             self._known_info = (now, _ask_info(ready[0]))
         found = self._known_info[1] if self._known_info else self.inner.info
-        return EngineInfo("ray", found.model, found.revision, found.device, found.peak_memory_bytes)
+        gpus = found.gpus and found.gpus * self.settings.replicas
+        return replace(found, engine="ray", gpus=gpus)
 
     @property
     def idle_seconds(self) -> float:

@@ -35,13 +35,12 @@ ReplicaSettings = Annotated[
 """The settings of the engine in each replica: vLLM's, unless `type` is `dummy`."""
 
 
-class RaySettings(BaseModel):
-    """Replicas of an engine in Ray actors: how many, where, and what each one holds."""
+class RayOptions(BaseModel):
+    """Replicas in Ray actors: how many, where, and what each one asks for."""
 
     # A refused setting may hold a token.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    engine: ReplicaSettings = Field(description="The engine in each replica: vLLM's settings, or {'type': 'dummy'}.")
     replicas: int = Field(default=1, ge=1, description="How many actors hold the model.")
     address: str | None = Field(
         default=None,
@@ -67,8 +66,9 @@ class RaySettings(BaseModel):
     runtime_env: dict[str, Any] | None = Field(
         default=None, repr=False, description="Ray's runtime environment of the replicas. Not for secrets."
     )
-    environment: tuple[str, ...] = Field(
-        default=(), description="Names of environment variables that replicas get from this process: HF_TOKEN."
+    environment: list[str] = Field(
+        default_factory=list,
+        description="Names of environment variables that replicas get from this process: HF_TOKEN.",
     )
     max_restarts: int = Field(
         default=10, ge=0, description="Most replicas that are started again in a run after they were lost."
@@ -86,6 +86,12 @@ class RaySettings(BaseModel):
                 "belongs to, 'host:6379' for its head node, or 'ray://host:10001' from outside."
             )
         return address
+
+
+class RaySettings(RayOptions):
+    """An engine's replicas in Ray actors, and the settings of the engine that each one holds."""
+
+    engine: ReplicaSettings = Field(description="The engine in each replica: vLLM's settings, or {'type': 'dummy'}.")
 
     @property
     def gpus(self) -> float:

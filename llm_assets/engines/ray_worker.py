@@ -92,10 +92,7 @@ class Worker:
         try:
             engine = self._made()
             engine.load()
-            in_flight = IN_FLIGHT
-            if isinstance(engine, VllmEngine):
-                most = engine.llm.llm_engine.vllm_config.scheduler_config.max_num_seqs
-                in_flight = engine.settings.max_in_flight or 2 * most * engine.settings.data_parallel_size
+            in_flight = engine.most_in_flight if isinstance(engine, VllmEngine) else IN_FLIGHT
             return Loaded(engine.info, in_flight)
         except Exception as error:  # whatever a library raises, it cannot be raised there, where it may not be known
             return _told(error)
