@@ -3,9 +3,12 @@
 import importlib.util
 import os
 import socket
+import subprocess
 from collections.abc import Iterable, Mapping
 from typing import Any
+from uuid import uuid4
 
+from llm_assets.engines.processes import MARK, end_processes, start_watcher
 from llm_assets.engines.ray_settings import RaySettings
 from llm_assets.errors import EngineError, ModelError
 
@@ -32,6 +35,8 @@ class Cluster:
         import ray
 
         self._ray = ray
+        self._mark = uuid4().hex
+        self._watcher: subprocess.Popen[bytes] | None = None
         self.is_own = not ray.is_initialized()
         if not self.is_own:
             return
@@ -39,20 +44,31 @@ class Cluster:
         arguments: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
         if address == "local":
             arguments |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+            # Some of Ray's processes outlive a killed driver.
+            self._watcher = start_watcher(self._mark)
+            os.environ |= {MARK: self._mark, "SPT_NOENV": os.environ.get("SPT_NOENV", "1")}
         try:
             _knock(address)
             ray.init(**arguments)
         except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and errors of gRPC
+            self.leave()
             raise EngineError(
                 f"The Ray cluster {address!r} cannot be reached: {error}. 'auto' is the cluster that this machine "
                 "belongs to, 'host:6379' its head node, 'ray://host:10001' one outside; its Python and Ray must be of "
                 "the versions here."
             ) from error
+        finally:
+            os.environ.pop(MARK, None)
 
     def leave(self) -> None:
         """Let go of the cluster, if this connected to it; one that was started here ends with that."""
         if self.is_own:
             self._ray.shutdown()
+        if self._watcher is not None:
+            end_processes(self._mark)
+            self._watcher.kill()
+            self._watcher.wait()
+            self._watcher = None
 
     @property
     def is_there(self) -> bool:

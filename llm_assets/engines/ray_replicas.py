@@ -17,6 +17,9 @@ CLOSE_SECONDS = 20.0
 LOOK_SECONDS = 1.0
 """So often is looked whether a replica has waited too long for its place."""
 
+SAID = 400
+"""Characters of a line in Ray's messages, which hold whole pages of advice."""
+
 logger = masked_logger(__name__)
 
 
@@ -125,4 +128,5 @@ def brief(error: Exception) -> str:
     advice = ""
     if "ModuleNotFoundError" in lines[-1]:
         advice = " What runs here must be installed where the replicas run, or be brought there with runtime_env."
-    return " ... ".join(dict.fromkeys([lines[0].strip(), lines[-1].strip()])) + advice
+    ends = dict.fromkeys([lines[0].strip(), lines[-1].strip()])
+    return " ... ".join(end if len(end) <= SAID else f"{end[:SAID]}..." for end in ends) + advice

@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from llm_assets.engines import DummyEngine, DummySettings, RayEngine, RaySettings, VllmEngine, VllmSettings
+from llm_assets.engines.other_model import with_model
 from llm_assets.errors import ConfigError, EngineError, ModelError
 from llm_assets.records import Constraint, FailureKind, GenerateText, Partition, Request, ScoreTokens
 from tests.engines.ray_fixtures import DEADLY, at_once, slow, tells_key
@@ -223,16 +225,38 @@ def test_a_whole_pipeline_survives_a_killed_actor(engine_of, sqlite_url: str) ->
     assert shop.rows("SELECT COUNT(*), COUNT(DISTINCT id) FROM reviews_sentiment") == [(600, 600)]
 
 
-def test_nothing_of_ray_stays_behind_when_an_engine_that_started_it_is_closed() -> None:
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_nothing_of_ray_stays_behind_when_the_process_that_started_it_closes_it_or_is_killed(is_killed: bool) -> None:
     code = (
-        "import psutil, time\n"
+        "import psutil, sys\n"
         "from llm_assets.engines import *\n"
         "engine = RayEngine(RaySettings(engine={'type': 'dummy'}))\n"
         "engine.load()\n"
-        "children = psutil.Process().children(recursive=True)\n"
+        "print(*[process.pid for process in psutil.Process().children(recursive=True)], flush=True)\n"
+        "sys.stdin.readline()\n"
         "engine.close()\n"
-        "_, alive = psutil.wait_procs(children, timeout=20)\n"
-        "print(len(children) > 2, [process.name() for process in alive])"
+        "sys.stdin.readline()"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip().endswith("True []"), done.stderr
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        assert driver.stdin is not None
+        processes = [psutil.Process(int(pid)) for pid in driver.stdout.readline().split()]
+        assert len(processes) > 3
+        if is_killed:
+            driver.kill()
+        else:
+            driver.stdin.write("\n")
+            driver.stdin.flush()
+        _, alive = psutil.wait_procs(processes, timeout=60)
+        driver.kill()
+    assert [process.cmdline() for process in alive] == []
+
+
+def test_the_model_of_replicas_can_be_another_one() -> None:
+    engine = RayEngine(RaySettings(engine=VllmSettings(model="org/small", max_model_len=99), replicas=3))
+    other = with_model(engine, "org/large")
+    assert isinstance(other, RayEngine)
+    assert (other.identity, other.max_model_len, other.settings.replicas) == ("org/large|main", 99, 3)
+    assert with_model(engine, "small") is engine
+    assert with_model(RayEngine(RaySettings(engine=DUMMY)), "other").identity == "other"
