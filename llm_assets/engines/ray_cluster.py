@@ -2,9 +2,12 @@
 
 import importlib.util
 import os
+import signal
 import socket
 import subprocess
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -49,7 +52,8 @@ class Cluster:
             os.environ |= {MARK: self._mark, "SPT_NOENV": os.environ.get("SPT_NOENV", "1")}
         try:
             _knock(address)
-            ray.init(**arguments)
+            with _own_sigterm():
+                ray.init(**arguments)
         except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and errors of gRPC
             self.leave()
             raise EngineError(
@@ -86,6 +90,17 @@ class Cluster:
         found = {name: amount for name, amount in sorted(total.items()) if not name.startswith(hidden)}
         has = amounts({"CPU": 0.0, "GPU": 0.0, **found})
         return f"the cluster has {has} on {nodes} node(s), of which {amounts(free, found)} are free"
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's way to end: Ray sets one of its own, with which Dagster would not see a run terminated."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _knock(address: str) -> None:

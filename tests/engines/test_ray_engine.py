@@ -253,6 +253,21 @@ def test_nothing_of_ray_stays_behind_when_the_process_that_started_it_closes_it_
     assert [process.cmdline() for process in alive] == []
 
 
+def test_a_process_that_uses_ray_is_terminated_in_its_own_way() -> None:
+    code = (
+        "import os, signal\n"
+        "from llm_assets.engines import *\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('terminated in its own way'))\n"
+        "engine = RayEngine(RaySettings(engine={'type': 'dummy'}))\n"
+        "engine.load()\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "engine.close()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "terminated in its own way" in done.stdout
+
+
 def test_the_model_of_replicas_can_be_another_one() -> None:
     engine = RayEngine(RaySettings(engine=VllmSettings(model="org/small", max_model_len=99), replicas=3))
     other = with_model(engine, "org/large")
