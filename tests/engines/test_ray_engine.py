@@ -1,5 +1,6 @@
 """Real Ray on this machine: replicas share the rows, and what is lost with one is answered by another."""
 
+import json
 import os
 import signal
 import subprocess
@@ -83,6 +84,14 @@ def test_a_killed_actor_costs_only_what_it_had(engine_of) -> None:
     assert len(list(engine.run(requests(500)))) == 500
     assert known[0] not in pids(engine)
     assert known[1] in pids(engine)
+
+
+def test_a_lost_machine_costs_only_what_it_had_and_another_one_takes_its_replica() -> None:
+    command = [sys.executable, "-m", "tests.engines.losing_node"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    assert json.loads(line) == {"whole": True, "errors": 0, "ready": 2}
+    assert "was lost with" in done.stderr
 
 
 def test_rows_are_pulled_only_as_places_come_free(engine_of) -> None:
