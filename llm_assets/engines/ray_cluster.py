@@ -47,6 +47,8 @@ class Cluster:
         arguments: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
         if address == "local":
             arguments |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+            # Ray lets all else on a machine go before its actors, which here do the run's own work.
+            os.environ.setdefault("RAY_worker_niceness", "0")
             # Some of Ray's processes outlive a killed driver.
             self._watcher = start_watcher(self._mark)
             os.environ |= {MARK: self._mark, "SPT_NOENV": os.environ.get("SPT_NOENV", "1")}

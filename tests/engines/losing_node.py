@@ -1,10 +1,7 @@
-"""A program that answers rows on a Ray cluster of three nodes, one of which it kills. Prints what became of the rows."""
+"""A program that answers rows on a Ray cluster of three nodes, one of which it kills. Prints what the rows became."""
 
 import json
 from collections import Counter
-
-import ray
-from ray.cluster_utils import Cluster
 
 from llm_assets.engines import DummySettings, RayEngine, RaySettings
 from llm_assets.records import Request, ScoreTokens
@@ -14,6 +11,9 @@ ROWS = 1500
 
 
 def main() -> None:
+    import ray
+    from ray.cluster_utils import Cluster
+
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     engine = RayEngine(RaySettings(engine=DummySettings(), replicas=2, num_cpus=1, address=cluster.address), slow)
