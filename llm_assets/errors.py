@@ -51,6 +51,10 @@ class EngineError(LLMAssetsError):
     """The engine as a whole failed, not one row; what was committed stays."""
 
 
+class EngineAwayError(EngineError):
+    """An engine elsewhere that did not answer for longer than a run waits for it."""
+
+
 class AccountingError(LLMAssetsError):
     """An engine lost, doubled or invented a request. This is a defect, never a bad row."""
 

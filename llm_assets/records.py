@@ -182,10 +182,25 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Prices:
+    """What tokens cost, in money per million: those of prompts, those of them that were cached, and generated ones."""
+
+    prompt: float
+    cached: float
+    output: float
+    currency: str = "USD"
+
+    def cost(self, prompt: int, cached: int, output: int) -> float:
+        """Return what some tokens cost; `prompt` counts the cached ones too."""
+        return ((prompt - cached) * self.prompt + cached * self.cached + output * self.output) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What answers came from: `model` and `revision` name the weights, `device` the hardware, `gpus` how many of it.
 
-    `gpus` is None without a GPU, before the model is loaded, and where nobody knows.
+    `gpus` is None without a GPU, before the model is loaded, and where nobody knows. `prices` are what its tokens cost,
+    if they cost anything.
     """
 
     engine: str
@@ -194,3 +209,4 @@ class EngineInfo:
     device: str = ""
     peak_memory_bytes: int | None = None
     gpus: int | None = None
+    prices: Prices | None = None

@@ -33,12 +33,13 @@ ONLY_IN = {
     "vllm": {"engines"},
     "ray": {"engines"},
     "openai": {"engines"},
+    "aiohttp": {"engines"},
     "xgrammar": {"engines"},
     "tokenizers": {"prompts", "demo"},  # the demo makes a tokenizer
     "transformers": {"prompts", "engines", "demo"},
     "torch": set(),
 }
-HEAVY = ("dagster", "torch", "vllm", "transformers", "tokenizers", "xgrammar", "ray", "openai")
+HEAVY = ("dagster", "torch", "vllm", "transformers", "tokenizers", "xgrammar", "ray", "openai", "aiohttp")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -3,7 +3,6 @@
 import pytest
 
 from llm_assets.engines import VllmEngine, VllmSettings
-from llm_assets.engines.dummy import DummyTokenizer
 from llm_assets.pipeline import PipelineSettings
 from llm_assets.pipeline.layout import (
     LAYOUTS,
@@ -16,6 +15,7 @@ from llm_assets.pipeline.layout import (
     plan_group,
     row_tokens,
 )
+from llm_assets.prompts import ByteTokenizer
 from llm_assets.records import GenerateText, Partition
 from llm_assets.tasks import Classify, Extract, Generate, Summarize, Task
 from llm_assets.tasks.base import ROW_ENDS
@@ -49,15 +49,15 @@ class CachingEngine(RecordingEngine):
         super().__init__()
         self.cache_block = 16
         self.looks = 0
-        self._tokenizer = DummyTokenizer()
+        self._tokenizer = ByteTokenizer()
 
     @property
-    def tokenizer(self) -> DummyTokenizer:
+    def tokenizer(self) -> ByteTokenizer:
         self.looks += 1
         return self._tokenizer
 
     @tokenizer.setter
-    def tokenizer(self, _: DummyTokenizer) -> None:
+    def tokenizer(self, _: ByteTokenizer) -> None:
         pass
 
 
@@ -121,7 +121,7 @@ def test_a_text_that_a_task_fails_costs_it_nothing_and_one_that_it_cuts_costs_wh
 
 
 def test_the_tokens_of_a_question_depend_on_what_was_asked_before_it() -> None:
-    plans = plan_group([FACTS, GIST], DummyTokenizer(), 5000, "row_first")
+    plans = plan_group([FACTS, GIST], ByteTokenizer(), 5000, "row_first")
     start, (facts, gist) = len(plans[0].prompt.prefix), (len(plan.prompt.suffix) for plan in plans)
     common = min(common_beginning(plans[0].prompt.suffix, plan.prompt.suffix) for plan in plans)
     assert common > len(ROW_ENDS) - 1
@@ -130,7 +130,7 @@ def test_the_tokens_of_a_question_depend_on_what_was_asked_before_it() -> None:
     assert expected.ask("gist", "first text", 100) == gist - common
     assert expected.ask("gist", "second text", 100) == 100 + gist  # alone: facts has its answer already
     assert expected.ask("facts", "third text", 80) == 80 + facts
-    usual = Expected([plan_group([FACTS, GIST], DummyTokenizer(), 5000, "instruction_first")], 1)
+    usual = Expected([plan_group([FACTS, GIST], ByteTokenizer(), 5000, "instruction_first")], 1)
     whole = usual.ask("facts", "first text", 100)
     assert usual.ask("facts", "second text", 100) < whole - len(FACTS.system_message())
     assert usual.ask("gist", "second text", 100) > len(GIST.system_message()) + 100
@@ -148,7 +148,7 @@ def test_only_tasks_with_the_same_text_cut_to_the_same_length_share_a_row() -> N
 def test_tasks_that_share_a_row_cut_it_alike_and_one_that_fails_long_texts_never_cuts() -> None:
     long = Generate(name="long", instruction="Write.", sampling={"max_tokens": 300})
     strict = Generate(name="strict", instruction="Write.", sampling={"max_tokens": 100}, too_long="fail")
-    plans = plan_group([GIST, long, strict], DummyTokenizer(), 1000, "row_first")
+    plans = plan_group([GIST, long, strict], ByteTokenizer(), 1000, "row_first")
     text = list(b"x" * 5000)
     gist, longest, fails = plans
     assert gist.cut_tokens == longest.cut_tokens == longest.max_text_tokens < gist.max_text_tokens

@@ -1,13 +1,14 @@
 """Limits of a run: it stops well, keeps everything, and says what is left."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
 
-from llm_assets.errors import FailureThresholdError
+from llm_assets.errors import ConfigError, FailureThresholdError
 from llm_assets.pipeline import PipelineSettings
-from llm_assets.records import FailureKind, Request
+from llm_assets.records import EngineInfo, FailureKind, Prices, Request
 from llm_assets.tables.source_table import CHUNK_ROWS
 from llm_assets.tasks import Extract
 from tests.tables.shop import (
@@ -76,6 +77,51 @@ def test_max_tokens_is_never_passed(shop: Shop, in_flight: int) -> None:
     assert 0 < counts.prompt_tokens + counts.output_tokens <= limit
     assert counts.rows_answered + counts.rows_left == 10
     assert counts.rows_answered >= 3
+
+
+class PricedEngine(SlowEngine):
+    """Has some requests in flight, and costs money."""
+
+    prices = Prices(prompt=2.0, cached=1.0, output=10.0, currency="EUR")
+
+    @property
+    def info(self) -> EngineInfo:
+        return replace(super().info, prices=self.prices)
+
+
+def test_a_run_says_what_it_cost(shop: Shop) -> None:
+    shop.add([f"text {i}" for i in range(10)])
+    counts = only(shop.run(SHORT_NOTE, engine=PricedEngine(3)))
+    uncached = counts.prompt_tokens - counts.cached_tokens
+    cost = (2 * uncached + counts.cached_tokens + 10 * counts.output_tokens) / 1e6
+    assert shop.rows("SELECT cost, currency FROM llm_throughput") == [(pytest.approx(cost), "EUR")]
+    shop.run(SHORT_NOTE, full_refresh=True)
+    assert shop.rows("SELECT cost, currency FROM llm_throughput WHERE run_id = 'run-2'") == [(None, None)]
+
+
+@pytest.mark.parametrize("in_flight", [1, 5])
+def test_max_cost_is_never_passed_and_the_next_run_goes_on(shop: Shop, in_flight: int) -> None:
+    shop.add([f"text {i}" for i in range(10)])
+    shop.run(SHORT_NOTE, engine=PricedEngine(1))
+    [free] = shop.column("SELECT cost FROM llm_throughput")
+    shop.execute("DELETE FROM reviews_note", "DELETE FROM llm_answers", "DELETE FROM llm_throughput")
+    limit = 0.6 * free
+    result = shop.run(SHORT_NOTE, engine=PricedEngine(in_flight), max_cost=limit)
+    [spent] = shop.column("SELECT cost FROM llm_throughput")
+    assert 0 < spent <= limit
+    counts = only(result)
+    assert counts.rows_answered + counts.rows_left == 10
+    assert counts.rows_answered >= 3
+    assert result.limit == f"max_cost={limit:g}"
+    assert only(shop.run(SHORT_NOTE)).rows_answered == counts.rows_left
+
+
+def test_max_cost_without_prices_is_refused_before_anything_is_asked(shop: Shop) -> None:
+    shop.add(["a"])
+    engine = RecordingEngine()
+    with pytest.raises(ConfigError, match=r"max_cost is 5, and the engine has no prices"):
+        shop.pipeline(engine=engine, max_cost=5)
+    assert engine.loads == 0
 
 
 def test_max_seconds_ends_a_run_that_would_take_longer(shop: Shop) -> None:

@@ -18,6 +18,7 @@ from llm_assets.dagster.resources import (
     DummyEngineResource,
     EngineResource,
     RayEngineResource,
+    ServerResource,
     VllmResource,
 )
 from llm_assets.dagster.schedules import Schedule, build_schedule
@@ -41,6 +42,7 @@ __all__ = [
     "RayEngineResource",
     "RunConfig",
     "Schedule",
+    "ServerResource",
     "StaticPartitions",
     "TableDefinition",
     "TimePartitions",

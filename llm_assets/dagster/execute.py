@@ -34,6 +34,9 @@ class RunConfig(dg.Config):
         default=None, description="Ask at most this many questions, one for each row and task."
     )
     max_tokens: int | None = Field(default=None, description="Use at most this many tokens of prompts and output.")
+    max_cost: float | None = Field(
+        default=None, description="Spend at most this much, in the currency of the engine's prices."
+    )
 
     def applied_to(self, settings: PipelineSettings) -> PipelineSettings:
         """Return the settings of one run, or raise a ConfigError."""

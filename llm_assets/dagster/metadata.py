@@ -158,7 +158,11 @@ def materialization_metadata(
     if counts.rows_answered:
         metadata[f"{PREFIX}rows_per_second"] = round(counts.rows_answered / seconds, 2)
         metadata[f"{PREFIX}tokens_per_second"] = round(tokens / seconds, 1)
-        metadata[f"{PREFIX}cached_share"] = round(counts.cached_tokens / counts.prompt_tokens, 4)
+        metadata[f"{PREFIX}cached_share"] = round(counts.cached_tokens / max(counts.prompt_tokens, 1), 4)
+    prices = pipeline.engine.info.prices
+    if prices is not None:
+        metadata[f"{PREFIX}cost"] = round(counts.cost(prices) or 0.0, 6)
+        metadata[f"{PREFIX}currency"] = prices.currency
     confidence = statistics.mean("confidence", partition) if statistics.has_column("confidence") else None
     if confidence is not None:
         metadata[f"{PREFIX}mean_confidence"] = round(float(confidence), 4)

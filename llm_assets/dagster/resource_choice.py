@@ -13,9 +13,10 @@ from llm_assets.dagster.resources import (
     DummyEngineResource,
     EngineResource,
     RayEngineResource,
+    ServerResource,
     VllmResource,
 )
-from llm_assets.engines import VllmSettings
+from llm_assets.engines import ServerSettings, VllmSettings
 from llm_assets.engines.ray_settings import RayOptions
 from llm_assets.errors import ConfigError, DatabaseError
 from llm_assets.tables import Database
@@ -41,6 +42,21 @@ class VllmChoice(VllmSettings):
     def resource(self) -> EngineResource:
         """Return the resource with these settings."""
         return VllmResource(**self.model_dump(exclude={"type"}, exclude_unset=True))
+
+    @property
+    def name(self) -> str:
+        """What the resource's key says of it."""
+        return self.model.rstrip("/").rpartition("/")[2]
+
+
+class ServerChoice(ServerSettings):
+    """A model behind HTTP: a vLLM server, or any OpenAI-compatible host."""
+
+    type: Literal["server"]
+
+    def resource(self) -> EngineResource:
+        """Return the resource with these settings."""
+        return ServerResource(**self.model_dump(exclude={"type"}, exclude_unset=True))
 
     @property
     def name(self) -> str:
@@ -97,8 +113,9 @@ def _kind_of_engine(value: Any) -> str:
 
 EngineChoice = Annotated[
     Annotated[VllmChoice, Tag("vllm")]
-    | Annotated[DummyChoice, Tag("dummy")]
+    | Annotated[ServerChoice, Tag("server")]
     | Annotated[RayChoice, Tag("ray")]
+    | Annotated[DummyChoice, Tag("dummy")]
     | Annotated[ResourceKey, Tag("key")],
     Discriminator(_kind_of_engine),
 ]
@@ -149,7 +166,7 @@ DatabaseOrKey = Annotated[
 
 
 def resource_of(
-    choice: str | VllmChoice | DummyChoice | RayChoice | DatabaseChoice, kind: str
+    choice: str | VllmChoice | ServerChoice | RayChoice | DummyChoice | DatabaseChoice, kind: str
 ) -> tuple[str, dict[str, Any]]:
     """Return a resource's key, and the resource under it if it is not the project's.
 

@@ -6,7 +6,17 @@ from typing import Any
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
-from llm_assets.engines import DummyEngine, DummySettings, Engine, RayEngine, RaySettings, VllmEngine, VllmSettings
+from llm_assets.engines import (
+    DummyEngine,
+    DummySettings,
+    Engine,
+    RayEngine,
+    RaySettings,
+    ServerEngine,
+    ServerSettings,
+    VllmEngine,
+    VllmSettings,
+)
 from llm_assets.engines.ray_settings import RayOptions
 from llm_assets.errors import ConfigError
 from llm_assets.secrets import masked_errors
@@ -63,6 +73,14 @@ class VllmResource(EngineResource, VllmSettings):
     def settings(self) -> VllmSettings:
         """Return the settings of its engine."""
         return VllmSettings.model_validate({name: getattr(self, name) for name in VllmSettings.model_fields})
+
+
+class ServerResource(EngineResource, ServerSettings):
+    """A model behind HTTP: a vLLM server, or any OpenAI-compatible host; see `ServerSettings`."""
+
+    def make_engine(self) -> Engine:
+        settings = {name: getattr(self, name) for name in ServerSettings.model_fields}
+        return ServerEngine(ServerSettings.model_validate(settings))
 
 
 class DummyEngineResource(EngineResource):

@@ -4,12 +4,12 @@ import hashlib
 import json
 import math
 import random
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from llm_assets.engines.compile_check import check_cost, check_limits, patterns
 from llm_assets.engines.derive import Examples, derive_text
+from llm_assets.prompts import ByteTokenizer
 from llm_assets.records import (
     BeamSearch,
     Candidate,
@@ -21,37 +21,6 @@ from llm_assets.records import (
     ScoreTokens,
     Usage,
 )
-
-_TURN, _END = "<|turn|>", "<|end|>"
-
-
-class DummyTokenizer:
-    """One token for each byte, and two for the beginning and end of a turn."""
-
-    turn_token_id = 256
-    end_token_ids: tuple[int, ...] = (257,)
-
-    def render(self, messages: Sequence[dict[str, str]]) -> str:
-        turns = [f"{_TURN}{message['role']}\n{message['content']}{_END}" for message in messages]
-        return "".join([*turns, f"{_TURN}assistant\n"])
-
-    def encode_markup(self, text: str) -> list[int]:
-        token_ids: list[int] = []
-        for piece in re.split(f"({re.escape(_TURN)}|{re.escape(_END)})", text):
-            if piece == _TURN:
-                token_ids.append(self.turn_token_id)
-            elif piece == _END:
-                token_ids.extend(self.end_token_ids)
-            else:
-                token_ids.extend(piece.encode("utf-8", "replace"))
-        return token_ids
-
-    def encode_literal(self, texts: Sequence[str]) -> list[list[int]]:
-        return [list(text.encode("utf-8", "replace")) for text in texts]
-
-    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        # Its special tokens have no text.
-        return bytes(token_id for token_id in token_ids if token_id < 256).decode("utf-8", "replace")
 
 
 class DummyEngine:
@@ -66,7 +35,7 @@ class DummyEngine:
         self.identity = identity
         self.idle_seconds = 0.0
         self.cache_block = 0
-        self.tokenizer = DummyTokenizer()
+        self.tokenizer = ByteTokenizer()
 
     @property
     def info(self) -> EngineInfo:

@@ -98,6 +98,15 @@ class VllmSettings(BaseModel):
         return {**{name: value for name, value in own.items() if value is not None}, **self.engine_args}
 
     @property
+    def identity(self) -> str:
+        """What answers depend on: the weights and how they are read. The same for every engine that runs them."""
+        parts = [self.model if not Path(self.model).expanduser().is_dir() else "", self.weights_revision]
+        for name in ("quantization", "kv_cache_dtype", "tokenizer", "chat_template", "load_format"):
+            if getattr(self, name) != VllmSettings.model_fields[name].default:
+                parts.append(f"{name}={getattr(self, name)}")
+        return "|".join(parts)
+
+    @property
     def weights_revision(self) -> str:
         """The revision of a hub model, or a hash of a local directory's files."""
         path = Path(self.model).expanduser()

@@ -85,12 +85,7 @@ class VllmEngine:
 
     @property
     def identity(self) -> str:
-        settings = self.settings
-        parts = [settings.model if not Path(settings.model).expanduser().is_dir() else "", settings.weights_revision]
-        for name in ("quantization", "kv_cache_dtype", "tokenizer", "chat_template", "load_format"):
-            if getattr(settings, name) != VllmSettings.model_fields[name].default:
-                parts.append(f"{name}={getattr(settings, name)}")
-        return "|".join(parts)
+        return self.settings.identity
 
     @property
     def tokenizer(self) -> ChatTokenizer:
@@ -242,12 +237,17 @@ class VllmEngine:
         gc.unfreeze()
         if isinstance(llm, DataParallelLLM):
             llm.shutdown()
-        else:
-            llm.llm_engine.engine_core.shutdown()
+            return
+        computes_here = (
+            os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0"
+            and llm.llm_engine.vllm_config.parallel_config.distributed_executor_backend == "uni"
+        )
+        llm.llm_engine.engine_core.shutdown()
         del llm
-        from vllm.distributed import cleanup_dist_env_and_memory
+        if computes_here:  # else it would take this from another engine that does
+            from vllm.distributed import cleanup_dist_env_and_memory
 
-        cleanup_dist_env_and_memory()
+            cleanup_dist_env_and_memory()
         gc.collect()
 
     def _end_processes(self) -> None:
@@ -287,7 +287,7 @@ class VllmEngine:
         """Hand a request to vLLM; yield its completion only if vLLM refuses it."""
         name = f"{self._runs}-{request.id}"
         try:
-            prompt: Any = {"prompt_token_ids": request.prompt_token_ids}
+            prompt: Any = {"type": "token", "prompt_token_ids": request.prompt_token_ids}  # ready for the engine
             self._load().add_request(name, prompt, self._sampling.params(request.ask))
         except refusals() as error:
             yield refused(request, error)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llm_assets.prompts import Tokenizer
@@ -19,21 +19,25 @@ from llm_assets.records import (
 )
 
 KNOWN_ASKS = 256
+FINISHED = ("stop", "length", "repetition")
+"""How an answer ends that was not broken off."""
+
+
+def constraint_arguments(constraint: Constraint) -> dict[str, Any]:
+    """Return the arguments of vLLM's StructuredOutputsParams for a constraint."""
+    match constraint.kind:
+        case "json":
+            return {"json": json.loads(str(constraint.value)), "disable_any_whitespace": True}
+        case "choice":
+            return {"choice": list(constraint.value)}
+    return {constraint.kind: str(constraint.value)}
 
 
 def structured_outputs(constraint: Constraint) -> Any:
     """Return vLLM's StructuredOutputsParams for a constraint."""
     from vllm.sampling_params import StructuredOutputsParams
 
-    match constraint.kind:
-        case "json":
-            return StructuredOutputsParams(json=json.loads(str(constraint.value)), disable_any_whitespace=True)
-        case "choice":
-            return StructuredOutputsParams(choice=list(constraint.value))
-        case "regex":
-            return StructuredOutputsParams(regex=str(constraint.value))
-        case "grammar":
-            return StructuredOutputsParams(grammar=str(constraint.value))
+    return StructuredOutputsParams(**constraint_arguments(constraint))
 
 
 def sampling_params(ask: Ask) -> Any:
@@ -69,19 +73,20 @@ def sampling_params(ask: Ask) -> Any:
 
 
 class SamplingCache:
-    """vLLM's parameters for what tasks ask, made once: a task asks the same about all of its rows."""
+    """The parameters for what tasks ask, made once: a task asks the same about all of its rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[Any], Any] = sampling_params) -> None:
+        self._make = make
         self._known: dict[int, tuple[Ask, Any]] = {}
 
     def params(self, ask: Ask) -> Any:
-        """Return vLLM's SamplingParams for what a request asks."""
+        """Return the parameters for what a request asks."""
         known = self._known.get(id(ask))
         if known is None:
             if len(self._known) >= KNOWN_ASKS:
                 self._known.clear()
             # What was asked is kept with its parameters, so that no other object can get its id.
-            known = self._known[id(ask)] = (ask, sampling_params(ask))
+            known = self._known[id(ask)] = (ask, self._make(ask))
         return known[1]
 
 
@@ -104,9 +109,7 @@ def completion(request: Request, output: Any, tokenizer: Tokenizer) -> Completio
         cached=output.num_cached_tokens or 0,
         output=sum(len(item.token_ids) for item in output.outputs),
     )
-    stopped = [
-        item.finish_reason for item in output.outputs if item.finish_reason not in ("stop", "length", "repetition")
-    ]
+    stopped = [item.finish_reason for item in output.outputs if item.finish_reason not in FINISHED]
     if stopped:
         return Completion(request.id, error=f"vLLM ended the request with {stopped[0]!r}.", usage=usage)
     if isinstance(request.ask, ScoreTokens):
@@ -135,8 +138,7 @@ def _candidate(item: Any, request: Request, sampling: Mapping[str, Any], tokeniz
     if sampling.get("stop"):
         text = item.text
     else:
-        ended = item.finish_reason == "stop" and not sampling.get("include_stop_str_in_output")
-        text = _decode(token_ids[:-1] if ended else token_ids, request, sampling, tokenizer)
+        text = answer_text(token_ids, item.finish_reason, request, sampling, tokenizer)
     return Candidate(
         text=text,
         token_ids=token_ids,
@@ -147,8 +149,15 @@ def _candidate(item: Any, request: Request, sampling: Mapping[str, Any], tokeniz
     )
 
 
-def _decode(token_ids: Sequence[int], request: Request, sampling: Mapping[str, Any], tokenizer: Tokenizer) -> str:
-    """Return the text of an answer, with the space that some tokenizers drop from the beginning of a text."""
+def answer_text(
+    token_ids: Sequence[int], finish_reason: str, request: Request, sampling: Mapping[str, Any], tokenizer: Tokenizer
+) -> str:
+    """Return the text of an answer, without the token that ended it.
+
+    It has the space that some tokenizers drop from the beginning of a text.
+    """
+    if finish_reason == "stop" and not sampling.get("include_stop_str_in_output"):
+        token_ids = token_ids[:-1]
     skip = bool(sampling.get("skip_special_tokens", True))
     before = request.prompt_token_ids[-1:]
     text = tokenizer.decode([*before, *token_ids], skip)[len(tokenizer.decode(before, skip)) :]

@@ -64,7 +64,9 @@ def explain(pipeline: Pipeline, partitions: Sequence[Partition]) -> Explanation:
 
 
 def _limits(pipeline: Pipeline) -> tuple[str, ...]:
-    values = pipeline.settings.model_dump(include={"max_rows", "max_seconds", "max_tokens"}, exclude_none=True)
+    values = pipeline.settings.model_dump(
+        include={"max_rows", "max_seconds", "max_tokens", "max_cost"}, exclude_none=True
+    )
     return tuple(f"{name}={value:g}" for name, value in values.items())
 
 

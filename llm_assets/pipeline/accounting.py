@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from llm_assets.errors import FailureThresholdError
-from llm_assets.records import EngineInfo
+from llm_assets.records import EngineInfo, Prices
 from llm_assets.secrets import masked
 
 STAGES = ("read", "prompt", "generate", "write")
@@ -38,6 +38,10 @@ class Counts:
     def computed_tokens(self) -> int:
         """Prompt tokens that were computed: those that the prefix cache did not have."""
         return self.prompt_tokens - self.cached_tokens
+
+    def cost(self, prices: Prices | None) -> float | None:
+        """Return what the tokens cost; None without prices."""
+        return prices and prices.cost(self.prompt_tokens, self.cached_tokens, self.output_tokens)
 
     @property
     def rows_done(self) -> int:
@@ -108,8 +112,12 @@ class PartitionResult:
                     "tokens_per_second_per_gpu": tokens / total / engine.gpus
                     if tokens and total and engine.gpus
                     else None,
+                    "cost": counts.cost(engine.prices),
+                    "currency": engine.prices and engine.prices.currency,
                     **{
-                        key: masked(value) if isinstance(value, str) else value for key, value in asdict(engine).items()
+                        key: masked(value) if isinstance(value, str) else value
+                        for key, value in asdict(engine).items()
+                        if key != "prices"
                     },
                 }
             )

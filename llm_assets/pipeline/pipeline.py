@@ -38,6 +38,9 @@ class PipelineSettings(BaseModel):
     max_tokens: int | None = Field(
         default=None, ge=1, description="Use at most this many tokens of prompts and output."
     )
+    max_cost: float | None = Field(
+        default=None, gt=0, description="Spend at most this much, in the currency of the engine's prices."
+    )
     max_engine_deaths: int = Field(
         default=10, ge=0, description="Start a dead engine again so often in a run; a row that kills it takes three."
     )
@@ -100,6 +103,11 @@ class Pipeline:
         self.tasks = tuple(tasks)
         self.engine = engine
         self.settings = settings or PipelineSettings()
+        if self.settings.max_cost is not None and engine.info.prices is None:
+            raise ConfigError(
+                f"max_cost is {self.settings.max_cost:g}, and the engine has no prices. Give a ServerEngine `prices`, "
+                "such as {prompt: 0.15, output: 0.6} per million tokens, or set max_tokens."
+            )
         if read_only and source_database.is_absent:
             raise DatabaseError(f"There is no database {source_database.name}. Check the path.")
         for database in dict.fromkeys((source_database, output_database)):

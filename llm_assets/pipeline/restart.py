@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterable, Iterator
 
 from llm_assets.engines import Engine
-from llm_assets.errors import EngineError
+from llm_assets.errors import EngineAwayError, EngineError
 from llm_assets.records import Completion, FailureKind, Request
 from llm_assets.secrets import masked_logger
 
@@ -21,7 +21,7 @@ def completions(engine: Engine, requests: Iterable[Request], max_deaths: int) ->
     more is completed with an error of the kind `poison`.
 
     Raises:
-        EngineError: the engine died more than `max_deaths` times.
+        EngineError: the engine died more than `max_deaths` times, or is elsewhere and was away for long.
         ModelError: the engine cannot be started again.
     """
     rest = iter(requests)
@@ -35,6 +35,8 @@ def completions(engine: Engine, requests: Iterable[Request], max_deaths: int) ->
             for completion in engine.run(_noted(source, in_flight)):
                 in_flight.pop(completion.id, None)
                 yield completion
+        except EngineAwayError:
+            raise  # it has waited long enough, and there is nothing to start
         except EngineError as error:
             deaths += 1
             if deaths > max_deaths:

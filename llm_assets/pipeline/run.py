@@ -55,7 +55,9 @@ class Run:
         self.comparison = Comparison(pipeline, self.outcomes, self.started_at)
         self.locks = self.outcomes.locks
         self.watch = self.outcomes.watch
-        self.limits = Limits(self.settings.max_seconds, self.settings.max_rows, self.settings.max_tokens)
+        settings = self.settings
+        prices = pipeline.engine.info.prices
+        self.limits = Limits(settings.max_seconds, settings.max_rows, settings.max_tokens, settings.max_cost, prices)
         self._ready: list[Slice] = []
         self._waiting: deque[Question] = deque()
         """Questions that the engine has not taken yet."""

@@ -154,6 +154,8 @@ def throughput_table(metadata: sa.MetaData) -> sa.Table:
             "tokens_per_second", sa.Double, comment="Prompt and output tokens per second of the total; NULL if none."
         ),
         sa.Column("tokens_per_second_per_gpu", sa.Double, comment="That divided by gpus; NULL without."),
+        sa.Column("cost", sa.Double, comment="What the tokens cost by the engine's prices; NULL if it has none."),
+        sa.Column("currency", sa.Text, comment="Currency of the cost."),
         sa.Column("engine", sa.Text, nullable=False, comment="Engine."),
         sa.Column("model", sa.Text, nullable=False, comment="Model."),
         sa.Column(

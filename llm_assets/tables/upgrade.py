@@ -14,7 +14,7 @@ LAYOUT = 4
 """Version of the package's own tables.
 
 1: the tables of release 0.1, which had no version. 2: `status` and `rows_left` in `llm_throughput`. 3: `seconds_idle`,
-`layout` and `expected_tokens` there. 4: `gpus` and `tokens_per_second_per_gpu`.
+`layout` and `expected_tokens` there. 4: `gpus`, `tokens_per_second_per_gpu`, `cost` and `currency` there.
 """
 
 

@@ -30,7 +30,7 @@ COLUMNS = {
     "throughput_by_run": "run_id source engine model device started_at partitions answered reused skipped failed "
     "seconds_load seconds answers_per_second tokens_per_second cached_share",
     "tokens_by_task_and_day": "day source task runs answered prompt_tokens cached_tokens output_tokens "
-    "tokens_per_answer",
+    "tokens_per_answer cost currency",
 }
 
 

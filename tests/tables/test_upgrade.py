@@ -26,7 +26,7 @@ MORE_FACTS = Extract(
 OTHER_FACTS = Extract(name="facts", schema={"type": "object", "properties": {"size": {"type": "integer"}}})
 
 
-LATER_COLUMNS = ("status", "rows_left", "seconds_idle", "layout", "expected_tokens")
+LATER_COLUMNS = ("status", "rows_left", "seconds_idle", "layout", "expected_tokens", "cost", "currency")
 """What `llm_throughput` has gained since the first layout of the tables."""
 
 

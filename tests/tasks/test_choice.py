@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, Field, create_model, field_validator
 
 from llm_assets.engines import DummyEngine
-from llm_assets.engines.dummy import DummyTokenizer
+from llm_assets.prompts import ByteTokenizer
 from llm_assets.records import Answer, Failure, FailureKind, GenerateText, Request, ScoreTokens
 from llm_assets.tasks import Extract
 from llm_assets.tasks.choice import only_choice
@@ -107,10 +107,10 @@ def test_the_columns_are_those_of_a_generated_answer() -> None:
 
 
 def test_a_value_is_asked_for_where_the_answers_part_and_nowhere_else() -> None:
-    plan = MOOD.plan(DummyTokenizer(), 5000)
+    plan = MOOD.plan(ByteTokenizer(), 5000)
     asked = [(bytes(query.answer_prefix), query.ask) for query in plan.queries]
     assert asked == [(b'{"value": "', ScoreTokens((*b"gbn",)))]
-    plan = Extract(name="x", schema=obj({"enum": ["1", 1, True, 10]})).plan(DummyTokenizer(), 5000)
+    plan = Extract(name="x", schema=obj({"enum": ["1", 1, True, 10]})).plan(ByteTokenizer(), 5000)
     asked = [(bytes(query.answer_prefix), query.ask) for query in plan.queries]
     assert asked == [(b'{"value": ', ScoreTokens((*b'"1t',))), (b'{"value": 1', ScoreTokens((*b"}0",)))]
 
@@ -131,14 +131,14 @@ def test_the_likeliest_value_is_the_answer_with_its_probability() -> None:
 )
 def test_with_sampling_parameters_of_its_own_a_value_is_generated(sampling) -> None:
     task = Extract(name="mood", schema=MOOD.answer_schema, sampling=sampling)
-    [query] = task.plan(DummyTokenizer(), 5000).queries
+    [query] = task.plan(ByteTokenizer(), 5000).queries
     assert isinstance(query.ask, GenerateText)
 
 
 @pytest.mark.parametrize(("count", "scored"), [(1, False), (2, True), (MAX_SCORED_VALUES, True), (51, False)])
 def test_one_value_and_very_many_are_generated(count, scored) -> None:
     task = Extract(name="x", schema=obj({"enum": [f"value {i}" for i in range(count)]}))
-    assert isinstance(task.plan(DummyTokenizer(), 5000), ChoicePlan) is scored
+    assert isinstance(task.plan(ByteTokenizer(), 5000), ChoicePlan) is scored
 
 
 def test_scored_answers_are_not_taken_for_generated_ones() -> None:

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from llm_assets.engines.dummy import DummyTokenizer
 from llm_assets.errors import ConfigError
+from llm_assets.prompts import ByteTokenizer
 from llm_assets.records import Completion, Failure, FailureKind, Usage
 from llm_assets.tasks import Classify
 from llm_assets.tasks.scoring import MAX_SCORED_TOKENS, label_branches
@@ -15,19 +15,19 @@ from llm_assets.tasks.scoring import MAX_SCORED_TOKENS, label_branches
 END = 257
 
 
-class TwoEndsTokenizer(DummyTokenizer):
+class TwoEndsTokenizer(ByteTokenizer):
     """A model with two tokens to end an answer, like many chat models."""
 
     end_token_ids = (257, 300)
 
 
-class LowerCaseTokenizer(DummyTokenizer):
+class LowerCaseTokenizer(ByteTokenizer):
     def encode_literal(self, texts):
         return super().encode_literal([text.lower() for text in texts])
 
 
 def plan_of(labels, tokenizer=None):
-    return Classify(name="mood", labels=labels).plan(tokenizer or DummyTokenizer(), 1000)
+    return Classify(name="mood", labels=labels).plan(tokenizer or ByteTokenizer(), 1000)
 
 
 def answer(plan, logprob):
@@ -66,7 +66,7 @@ def by_first_letter(**probabilities):
     ],
 )
 def test_labels_are_asked_about_where_they_part(labels, branches):
-    found = label_branches(DummyTokenizer().encode_literal(labels), (END,))
+    found = label_branches(ByteTokenizer().encode_literal(labels), (END,))
     assert [(branch.path, [ids for ids, _ in branch.ways]) for branch in found] == branches
 
 
@@ -83,7 +83,7 @@ def test_a_branch_knows_the_labels_beyond_each_way():
 
 def test_the_question_comes_after_the_tokens_that_labels_share():
     plan = plan_of(["positive", "positively", "negative"])
-    token_ids = DummyTokenizer().encode_literal(["Good."])[0]
+    token_ids = ByteTokenizer().encode_literal(["Good."])[0]
     prompt = plan.prompt.build(token_ids)
     (first, _), (second, ask) = plan.requests(token_ids)
     assert first == prompt
@@ -134,7 +134,7 @@ def brute_force(labels, ends, logprob):
 @settings(deadline=None, max_examples=500)
 @given(
     labels=st.lists(st.text("abc", min_size=1, max_size=4), min_size=2, max_size=8, unique=True),
-    tokenizer=st.sampled_from([DummyTokenizer(), TwoEndsTokenizer()]),
+    tokenizer=st.sampled_from([ByteTokenizer(), TwoEndsTokenizer()]),
     seed=st.integers(0, 10**6),
 )
 def test_scores_are_the_probabilities_of_decoding_that_must_continue_a_label(labels, tokenizer, seed):
@@ -270,5 +270,5 @@ def test_the_model_is_told_the_labels_and_when_they_apply():
 
 def test_the_answer_has_the_columns_that_the_task_declares():
     task = Classify(name="mood", labels=["a", "b"])
-    columns = answer(task.plan(DummyTokenizer(), 1000), by_first_letter(a=0.5, b=0.4)).columns
+    columns = answer(task.plan(ByteTokenizer(), 1000), by_first_letter(a=0.5, b=0.4)).columns
     assert list(columns) == [column.name for column in task.columns] == ["label", "confidence", "margin", "scores"]

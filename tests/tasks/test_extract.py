@@ -5,8 +5,8 @@ from datetime import UTC, date, datetime
 import pytest
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from llm_assets.engines.dummy import DummyTokenizer
 from llm_assets.json_schema import MAX_STRING_LENGTH, bounded
+from llm_assets.prompts import ByteTokenizer
 from llm_assets.records import Candidate, Column, Completion, Failure, FailureKind
 from llm_assets.sampling import RepetitionDetection
 from llm_assets.tasks import PROVENANCE_COLUMNS, Extract
@@ -53,7 +53,7 @@ def obj(**properties):
 
 def read(schema, text, finish_reason="stop", logprobs=(-0.1, -0.3)):
     """What becomes of a generated text."""
-    plan = Extract(name="facts", schema=schema).plan(DummyTokenizer(), 5000)
+    plan = Extract(name="facts", schema=schema).plan(ByteTokenizer(), 5000)
     candidate = Candidate(text, tuple(range(len(logprobs))), finish_reason, logprobs)
     return plan.answer([Completion(0, (candidate,))])
 
@@ -274,7 +274,7 @@ def test_log_probabilities_that_were_asked_for_are_stored_by_token():
     text = '{"a":1}'
     token_ids = tuple(text.encode())
     candidate = Candidate(text, token_ids, "stop", (-0.5,) * 7, ({ord("{"): -0.5, ord("["): -1.0},) * 7)
-    columns = task.plan(DummyTokenizer(), 5000).answer([Completion(0, (candidate,))]).columns
+    columns = task.plan(ByteTokenizer(), 5000).answer([Completion(0, (candidate,))]).columns
     assert [column.name for column in task.columns] == ["a", "confidence", "logprobs"]
     assert columns.keys() == {"a", "confidence", "logprobs"}
     assert columns["logprobs"][0] == {"token": "{", "logprob": -0.5, "top": {"{": -0.5, "[": -1.0}}

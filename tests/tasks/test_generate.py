@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from llm_assets.engines.dummy import DummyEngine, DummyTokenizer
+from llm_assets.engines.dummy import ByteTokenizer, DummyEngine
 from llm_assets.records import Candidate, Completion, Constraint, FailureKind, GenerateText, Request
 from llm_assets.tasks import Generate
 
@@ -12,7 +12,7 @@ def generate(**arguments):
 
 def answer(text, finish_reason="stop", **arguments):
     candidate = Candidate(text, (1, 2), finish_reason, (-0.1, -0.1))
-    return generate(**arguments).plan(DummyTokenizer(), 5000).answer([Completion(0, (candidate,))])
+    return generate(**arguments).plan(ByteTokenizer(), 5000).answer([Completion(0, (candidate,))])
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def answer(text, finish_reason="stop", **arguments):
 )
 def test_the_constraint_goes_to_the_engine(arguments, constraint):
     task = generate(**arguments)
-    (query,) = task.plan(DummyTokenizer(), 5000).queries
+    (query,) = task.plan(ByteTokenizer(), 5000).queries
     assert task.constraint == constraint
     assert query.ask == GenerateText({"temperature": 0.0, "max_tokens": 128, "logprobs": 0}, constraint)
 
@@ -75,7 +75,7 @@ def test_free_text_without_a_word_is_a_failure_and_an_empty_match_is_not():
 
 
 def test_without_confidence_no_log_probabilities_are_asked_for():
-    plan = generate(confidence=False).plan(DummyTokenizer(), 5000)
+    plan = generate(confidence=False).plan(ByteTokenizer(), 5000)
     (query,) = plan.queries
     assert query.ask == GenerateText({"temperature": 0.0, "max_tokens": 128})
     [completion] = DummyEngine().run([Request(0, plan.prompt.build([1]), query.ask)])

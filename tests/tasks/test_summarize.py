@@ -3,19 +3,19 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from llm_assets.engines.dummy import DummyTokenizer
+from llm_assets.prompts import ByteTokenizer
 from llm_assets.records import BeamSearch, Candidate, Completion, FailureKind, GenerateText
 from llm_assets.tasks import Summarize
 
 
 def ask_of(**arguments):
     """What a task asks of the engine."""
-    (query,) = Summarize(name="summary", **arguments).plan(DummyTokenizer(), 5000).queries
+    (query,) = Summarize(name="summary", **arguments).plan(ByteTokenizer(), 5000).queries
     return query.ask
 
 
 def answer(*candidates, **arguments):
-    return Summarize(name="summary", **arguments).plan(DummyTokenizer(), 5000).answer([Completion(0, candidates)])
+    return Summarize(name="summary", **arguments).plan(ByteTokenizer(), 5000).answer([Completion(0, candidates)])
 
 
 @pytest.mark.parametrize(

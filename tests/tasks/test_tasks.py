@@ -7,8 +7,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from llm_assets.engines import DummyEngine
-from llm_assets.engines.dummy import DummyTokenizer
 from llm_assets.errors import ConfigError
+from llm_assets.prompts import ByteTokenizer
 from llm_assets.records import Answer, Completion, Failure, FailureKind, GenerateText, Request, ScoreTokens
 from llm_assets.tasks import AnyTask, Classify, Example, Extract, Generate, Summarize, load_tasks
 
@@ -225,7 +225,7 @@ def answer_tokens(ask):
 @every_task
 @pytest.mark.parametrize("length", [0, 10, 2000, 100_000])
 def test_prompt_and_answer_together_always_fit_the_model(task, length):
-    plan = task.plan(DummyTokenizer(), 700)
+    plan = task.plan(ByteTokenizer(), 700)
     sizes = [len(prompt) + answer_tokens(ask) for prompt, ask in plan.requests([65] * length)]
     assert max(sizes) <= 700
     if length > 700:
@@ -234,20 +234,20 @@ def test_prompt_and_answer_together_always_fit_the_model(task, length):
 
 def test_a_text_that_is_too_long_is_cut_in_the_middle_with_a_mark():
     task = Summarize(name="a", max_text_tokens=21)
-    (prompt, _), *_ = task.plan(DummyTokenizer(), 5000).requests([*b"The beginning. The middle. The end."])
-    assert "The beg [...] he end." in DummyTokenizer().decode(prompt)
+    (prompt, _), *_ = task.plan(ByteTokenizer(), 5000).requests([*b"The beginning. The middle. The end."])
+    assert "The beg [...] he end." in ByteTokenizer().decode(prompt)
 
 
 @pytest.mark.parametrize(
     ("too_long", "length", "expected"), [("fail", 21, True), ("fail", 20, False), ("cut", 21, False)]
 )
 def test_a_text_is_too_long_only_beyond_the_limit_and_if_the_task_says_so(too_long, length, expected):
-    plan = Summarize(name="a", max_text_tokens=20, too_long=too_long).plan(DummyTokenizer(), 5000)
+    plan = Summarize(name="a", max_text_tokens=20, too_long=too_long).plan(ByteTokenizer(), 5000)
     assert plan.is_too_long([65] * length) is expected
 
 
 def test_a_limit_beyond_what_the_model_reads_gives_way_to_it():
-    plan = Summarize(name="a", max_text_tokens=10**6, too_long="fail").plan(DummyTokenizer(), 700)
+    plan = Summarize(name="a", max_text_tokens=10**6, too_long="fail").plan(ByteTokenizer(), 700)
     assert plan.max_text_tokens < 700
     assert plan.is_too_long([65] * 700)
 
@@ -260,7 +260,7 @@ def test_examples_stand_between_the_instruction_and_the_row():
 
 @every_task
 def test_an_engines_error_is_the_rows_failure(task):
-    plan = task.plan(DummyTokenizer(), 5000)
+    plan = task.plan(ByteTokenizer(), 5000)
     error = Completion(0, error="It broke.", error_kind=FailureKind.ENGINE_ERROR)
     assert plan.answer([error] * len(plan.queries)) == Failure(FailureKind.ENGINE_ERROR, "It broke.")
 

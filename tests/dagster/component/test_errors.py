@@ -57,7 +57,7 @@ WRONG = [
     (
         "model: small",
         "type: vlm",
-        "3: engine.type: There is no type 'vlm'. Did you mean 'vllm'? Valid: dummy, ray, vllm.",
+        "3: engine.type: There is no type 'vlm'. Did you mean 'vllm'? Valid: dummy, ray, server, vllm.",
     ),
     (
         "warehouse",

@@ -1,0 +1,272 @@
+"""A model behind HTTP: a vLLM server, or any host with OpenAI's interface."""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from llm_assets.engines.background import Background
+from llm_assets.engines.chat import ChatWire, TextTokenizer, check_chat
+from llm_assets.engines.compile_check import check_limits
+from llm_assets.engines.idle import IdleClock
+from llm_assets.engines.server_settings import CHAT_LENGTH, ServerSettings
+from llm_assets.engines.transport import Answer, Transport
+from llm_assets.engines.vllm import VllmEngine
+from llm_assets.engines.vllm_wire import VllmWire
+from llm_assets.errors import ConfigError, did_you_mean
+from llm_assets.prompts import Tokenizer
+from llm_assets.records import (
+    BeamSearch,
+    Completion,
+    Constraint,
+    EngineInfo,
+    FailureKind,
+    GenerateText,
+    Request,
+    ScoreTokens,
+    Usage,
+)
+
+
+class Wire(Protocol):
+    """How requests are written for a kind of server, and its answers read."""
+
+    path: str
+
+    def bodies(self, request: Request) -> list[bytes]:
+        """Return the HTTP requests that a request needs, or raise a ConfigError."""
+        ...
+
+    def completion(self, request: Request, answers: Sequence[Any]) -> Completion:
+        """Read the answers to them."""
+        ...
+
+
+class ServerEngine:
+    """Asks servers that run elsewhere, many requests side by side; each goes where the fewest are in flight.
+
+    With a vLLM server prompts are token ids, and the answers are those of an engine inside the run: the two share
+    their identity, and so their answers. Any other host gets messages.
+
+    Raises:
+        ConfigError: the settings name weights that do not exist, another key is wanted, or another model is served.
+        EngineAwayError: no server has answered for `unavailable_seconds`.
+        EngineError: the server has nothing but errors for every request.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self._twin = VllmEngine(settings.weights_settings()) if settings.api == "vllm" else None
+        """An engine inside the run with the same weights, which is never loaded."""
+        self._idle = IdleClock()
+        self._active = 0
+        self._background: Background[Completion] | None = None
+        self._transport: Transport | None = None
+        self._shared: dict[bytes, asyncio.Task[Answer]] = {}
+        """Calls that serve several requests: a host scores all labels of a row in one."""
+
+    @property
+    def identity(self) -> str:
+        if self._twin is not None:
+            return self._twin.identity
+        return f"chat|{self._host}|{self.settings.model}"
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._twin.tokenizer if self._twin is not None else self._bytes
+
+    @cached_property
+    def _bytes(self) -> TextTokenizer:
+        return TextTokenizer()
+
+    @property
+    def max_model_len(self) -> int:
+        """The most tokens of prompt and answer together. Of another host's tokens, none is less than a byte."""
+        return self._twin.max_model_len if self._twin is not None else self.settings.max_model_len or CHAT_LENGTH
+
+    @property
+    def cache_block(self) -> int:
+        return self.settings.cache_block if self._twin is not None else 0
+
+    @property
+    def info(self) -> EngineInfo:
+        settings, prices = self.settings, self.settings.price_list()
+        if settings.api == "chat":
+            return EngineInfo("chat", settings.model, "", self._host, prices=prices)
+        weights = settings.weights_settings()
+        path = Path(weights.model).expanduser()
+        name = path.name if path.is_dir() else weights.model
+        return EngineInfo("server", name, weights.weights_revision, self._host, prices=prices)
+
+    @property
+    def _host(self) -> str:
+        return ", ".join(urlsplit(url).netloc for url in self.settings.urls)
+
+    @property
+    def idle_seconds(self) -> float:
+        return self._idle.seconds
+
+    def check(self, constraint: Constraint) -> None:
+        check_limits(constraint)
+        if self._twin is None:
+            check_chat(constraint)
+        elif find_spec("vllm") is not None:  # without it the server says what it refuses
+            self._twin.check(constraint)
+
+    def load(self) -> None:
+        self._connect()
+
+    def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        background = self._connect()
+        limit = self.settings.max_in_flight * len(self.settings.urls)
+        pending = iter(requests)
+        aside: list[Request] = []
+        in_flight, exhausted = 0, False
+        self._idle.begin()
+        try:
+            while True:
+                while not exhausted and in_flight + len(aside) < limit and len(aside) < max(1, limit // 8):
+                    request = next(pending, None)
+                    if request is None:
+                        exhausted = True
+                    elif isinstance(request.ask, BeamSearch):
+                        yield _no_beams(request)
+                    elif self._runs_apart(request):
+                        aside.append(request)
+                    else:
+                        background.submit(self._ask(request))
+                        in_flight += 1
+                if not in_flight and aside:
+                    for request in aside:
+                        background.submit(self._ask(request))
+                    for _ in aside:
+                        yield background.get()
+                    aside = []
+                elif in_flight:
+                    in_flight -= 1
+                    yield background.get()
+                elif exhausted:
+                    return
+        finally:
+            background.cancel_all()
+            self._shared.clear()
+            self._idle.end()
+
+    def close(self) -> None:
+        background, transport = self._background, self._transport
+        self._background = self._transport = None
+        if background is not None:
+            background.cancel_all()
+            if transport is not None:
+                background.run(transport.close())
+            background.close()
+
+    @cached_property
+    def _wire(self) -> Wire:
+        if self.settings.api == "vllm":
+            return VllmWire(self.settings, self.tokenizer)
+        return ChatWire(self.settings, self._bytes)
+
+    def _runs_apart(self, request: Request) -> bool:
+        """Whether a request for the likeliest tokens of each step is one for vLLM.
+
+        When another request of the same step names tokens to score, vLLM's sampler gives those in their place.
+        """
+        ask = request.ask
+        return self._twin is not None and isinstance(ask, GenerateText) and bool(ask.sampling.get("logprobs"))
+
+    def _connect(self) -> Background[Completion]:
+        """Return the loop in which requests are made; the first time, wait for the server and look what it serves."""
+        if self._background is None:
+            background = self._background = Background("llm_assets server")
+            try:
+                self._transport = background.run(_transport(self.settings))
+                background.run(self._check_server(self._transport))
+            except BaseException:
+                self.close()
+                raise
+        return self._background
+
+    async def _check_server(self, transport: Transport) -> None:
+        """Raise a ConfigError unless the servers serve the model, with the length that prompts are made for."""
+        if self.settings.api == "chat":
+            await transport.first_answers("/models")  # some hosts have no list of models
+            return
+        for url, (status, body) in (await transport.first_answers("/v1/models")).items():
+            served = {item["id"]: item for item in body.get("data", [])} if isinstance(body, dict) else {}
+            if status != 200 or not served:
+                raise ConfigError(f"{url}/v1/models answers with {status} and no list of models. Is it a vLLM server?")
+            if self.settings.model not in served:
+                raise ConfigError(
+                    f"{url} does not serve a model {self.settings.model!r}. {did_you_mean(self.settings.model, served)}"
+                )
+            length = served[self.settings.model].get("max_model_len")
+            if length is not None and length < self.max_model_len:
+                raise ConfigError(
+                    f"{url} was started with max_model_len {length}, and here it is {self.max_model_len}. Set "
+                    f"max_model_len={length} here, or start the server with --max-model-len {self.max_model_len}."
+                )
+
+    async def _ask(self, request: Request) -> Completion:
+        self._active += 1
+        self._idle.works()
+        try:
+            return await self._answer(request)
+        finally:
+            self._active -= 1
+            if not self._active:
+                self._idle.rests()
+
+    async def _answer(self, request: Request) -> Completion:
+        assert self._transport is not None
+        bodies = self._wire.bodies(request)
+        if self._twin is None and isinstance(request.ask, ScoreTokens):
+            return await self._shared_answer(request, bodies[0])
+        if len(bodies) == 1:
+            answers = [await self._transport.post(self._wire.path, bodies[0])]
+        else:
+            answers = await asyncio.gather(*(self._transport.post(self._wire.path, body) for body in bodies))
+        return self._read(request, answers)
+
+    async def _shared_answer(self, request: Request, body: bytes) -> Completion:
+        """Answer a request by a call that others may have made already; only the first one counts its tokens."""
+        assert self._transport is not None
+        call = self._shared.get(body)
+        if call is not None:
+            return replace(self._read(request, [await asyncio.shield(call)]), usage=Usage())
+        if len(self._shared) > self.settings.max_in_flight * len(self.settings.urls):
+            del self._shared[next(iter(self._shared))]
+        call = self._shared[body] = asyncio.create_task(self._transport.post(self._wire.path, body))
+        return self._read(request, [await call])
+
+    def _read(self, request: Request, answers: Sequence[Answer]) -> Completion:
+        for answer in answers:
+            if answer.refused:
+                message = f"The server refused the request: {answer.refused}"
+                return Completion(request.id, error=message, error_kind=FailureKind.REFUSED_REQUEST)
+            if answer.failed:
+                return Completion(request.id, error=answer.failed)
+        try:
+            return self._wire.completion(request, [answer.body for answer in answers])
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            shown = str(answers[0].body)[:500]
+            return Completion(
+                request.id, error=f"The server's answer has another form ({type(error).__name__}: {error}): {shown}"
+            )
+
+
+async def _transport(settings: ServerSettings) -> Transport:
+    """Return the connections; they are made in the loop that uses them."""
+    return Transport(settings, settings.key())
+
+
+def _no_beams(request: Request) -> Completion:
+    message = (
+        "A server has no beam search that takes token ids. Use an engine inside the run (VllmResource, or type: vllm) "
+        "for a task with beam_width."
+    )
+    return Completion(request.id, error=message, error_kind=FailureKind.REFUSED_REQUEST)
