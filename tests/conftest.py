@@ -10,7 +10,7 @@ import pytest
 from tests.postgres import PostgresServer
 from tests.tables.shop import Shop
 
-pytest_plugins = ["tests.engine_fixtures"]
+pytest_plugins = ["tests.engine_fixtures", "tests.engines.ray_fixtures"]
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from llm_assets.dagster.resources import (
     DatabaseResource,
     DummyEngineResource,
     EngineResource,
+    RayEngineResource,
     ServerResource,
     VllmResource,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "MultiPartitions",
     "OnCron",
     "Partitions",
+    "RayEngineResource",
     "RunConfig",
     "Schedule",
     "ServerResource",

@@ -12,10 +12,12 @@ from llm_assets.dagster.resources import (
     DatabaseResource,
     DummyEngineResource,
     EngineResource,
+    RayEngineResource,
     ServerResource,
     VllmResource,
 )
 from llm_assets.engines import ServerSettings, VllmSettings
+from llm_assets.engines.ray_settings import RayOptions
 from llm_assets.errors import ConfigError, DatabaseError
 from llm_assets.tables import Database
 
@@ -80,15 +82,39 @@ class DummyChoice(BaseModel):
         return "dummy"
 
 
+def _kind_of_settings(value: Any) -> str:
+    return value.get("type", "vllm") if isinstance(value, dict) else getattr(value, "type", "vllm")
+
+
+class RayChoice(RayOptions):
+    """Replicas of an engine in Ray actors, on a cluster or on the run's machine."""
+
+    type: Literal["ray"]
+    engine: Annotated[
+        Annotated[VllmChoice, Tag("vllm")] | Annotated[DummyChoice, Tag("dummy")], Discriminator(_kind_of_settings)
+    ] = Field(description="The engine of a replica: vLLM's settings, or type: dummy.")
+
+    def resource(self) -> EngineResource:
+        """Return the resource with these settings."""
+        options = self.model_dump(exclude={"type", "engine"}, exclude_unset=True)
+        return RayEngineResource(engine=self.engine.resource(), **options)
+
+    @property
+    def name(self) -> str:
+        """What the resource's key says of it."""
+        return f"ray {self.engine.name}"
+
+
 def _kind_of_engine(value: Any) -> str:
     if isinstance(value, str):
         return "key"
-    return value.get("type", "vllm") if isinstance(value, dict) else getattr(value, "type", "vllm")
+    return _kind_of_settings(value)
 
 
 EngineChoice = Annotated[
     Annotated[VllmChoice, Tag("vllm")]
     | Annotated[ServerChoice, Tag("server")]
+    | Annotated[RayChoice, Tag("ray")]
     | Annotated[DummyChoice, Tag("dummy")]
     | Annotated[ResourceKey, Tag("key")],
     Discriminator(_kind_of_engine),
@@ -140,7 +166,7 @@ DatabaseOrKey = Annotated[
 
 
 def resource_of(
-    choice: str | VllmChoice | ServerChoice | DummyChoice | DatabaseChoice, kind: str
+    choice: str | VllmChoice | ServerChoice | RayChoice | DummyChoice | DatabaseChoice, kind: str
 ) -> tuple[str, dict[str, Any]]:
     """Return a resource's key, and the resource under it if it is not the project's.
 

@@ -1,11 +1,24 @@
 """The database and the engine as Dagster resources. Neither connects nor loads before something needs it."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
-from llm_assets.engines import DummyEngine, Engine, ServerEngine, ServerSettings, VllmEngine, VllmSettings
+from llm_assets.engines import (
+    DummyEngine,
+    DummySettings,
+    Engine,
+    RayEngine,
+    RaySettings,
+    ServerEngine,
+    ServerSettings,
+    VllmEngine,
+    VllmSettings,
+)
+from llm_assets.engines.ray_settings import RayOptions
+from llm_assets.errors import ConfigError
 from llm_assets.secrets import masked_errors
 from llm_assets.tables import Database
 
@@ -55,8 +68,11 @@ class VllmResource(EngineResource, VllmSettings):
     """vLLM inside the run, with every argument of its engine by its own name; see `VllmSettings`."""
 
     def make_engine(self) -> Engine:
-        settings = {name: getattr(self, name) for name in VllmSettings.model_fields}
-        return VllmEngine(VllmSettings.model_validate(settings))
+        return VllmEngine(self.settings())
+
+    def settings(self) -> VllmSettings:
+        """Return the settings of its engine."""
+        return VllmSettings.model_validate({name: getattr(self, name) for name in VllmSettings.model_fields})
 
 
 class ServerResource(EngineResource, ServerSettings):
@@ -74,3 +90,24 @@ class DummyEngineResource(EngineResource):
 
     def make_engine(self) -> Engine:
         return DummyEngine(self.max_model_len)
+
+
+class RayEngineResource(EngineResource, RayOptions):
+    """Another resource's engine, many times, in Ray actors on a cluster or on this machine; see `RaySettings`."""
+
+    engine: EngineResource = Field(description="The engine of a replica: a VllmResource, or a DummyEngineResource.")
+    cluster: dg.ResourceDependency[Any | None] = None  # pyright: ignore[reportAssignmentType]
+    """A resource that initialises Ray in the run, such as dagster-ray's: it is set up before the engine is used."""
+
+    def make_engine(self) -> Engine:
+        options = {name: getattr(self, name) for name in RayOptions.model_fields}
+        return RayEngine(RaySettings.model_validate({**options, "engine": self._replica_settings()}))
+
+    def _replica_settings(self) -> VllmSettings | DummySettings:
+        if isinstance(self.engine, VllmResource):
+            return self.engine.settings()
+        if isinstance(self.engine, DummyEngineResource):
+            return DummySettings(max_model_len=self.engine.max_model_len)
+        raise ConfigError(
+            f"A {type(self.engine).__name__} cannot be a replica in Ray. Give a VllmResource or a DummyEngineResource."
+        )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from llm_assets.engines.base import Engine
 from llm_assets.engines.dummy import DummyEngine
+from llm_assets.engines.ray import RayEngine
 from llm_assets.engines.settings import VllmSettings
 from llm_assets.engines.vllm import VllmEngine
 from llm_assets.errors import ConfigError
@@ -24,6 +25,9 @@ def with_model(engine: Engine, model: str) -> Engine:
     """
     if isinstance(engine, DummyEngine):
         return engine if model == engine.identity else type(engine)(engine.max_model_len, model)
+    if isinstance(engine, RayEngine):
+        inner = with_model(engine.inner, model)
+        return engine if inner is engine.inner else engine.with_inner(inner)
     if not isinstance(engine, VllmEngine):
         raise ConfigError(f"The model of a {type(engine).__name__} cannot be varied.")
     own = engine.settings.model

@@ -164,9 +164,8 @@ class VllmEngine:
         self._load()
 
     def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        engine = self._load()
-        copies = self.settings.data_parallel_size
-        limit = self.settings.max_in_flight or 2 * copies * engine.vllm_config.scheduler_config.max_num_seqs
+        self._load()
+        limit = self.most_in_flight
         most_tokens = self.settings.max_in_flight_tokens
         aside_limit = max(1, limit // 8)
         self._runs += 1
@@ -205,6 +204,12 @@ class VllmEngine:
             self._idle.end()
             if in_flight and self._llm is not None:
                 self._llm.llm_engine.abort_request(list(in_flight))
+
+    @property
+    def most_in_flight(self) -> int:
+        """Most requests that vLLM is handed at a time, as its loaded engine says."""
+        copies = self.settings.data_parallel_size
+        return self.settings.max_in_flight or 2 * copies * self._load().vllm_config.scheduler_config.max_num_seqs
 
     @property
     def llm(self) -> "vllm.LLM":

@@ -54,7 +54,11 @@ WRONG = [
     ("summary", "sentiment", "6: tasks: Two tasks are named 'sentiment'."),
     ("max_model_len", "max_modl_len", "4: engine.max_modl_len: vLLM has no engine argument 'max_modl_len'. Did you"),
     ("max_model_len: 2048", "hf_token: abc", "4: engine.hf_token: Engine argument 'hf_token' cannot be set."),
-    ("model: small", "type: vlm", "3: engine.type: There is no type 'vlm'. Did you mean 'vllm'? Valid: dummy, vllm."),
+    (
+        "model: small",
+        "type: vlm",
+        "3: engine.type: There is no type 'vlm'. Did you mean 'vllm'? Valid: dummy, ray, server, vllm.",
+    ),
     (
         "warehouse",
         "sqlite:///shop.db",
