@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llm_assets.engines.endpoints import Endpoint, Endpoints
 from llm_assets.engines.server_settings import ServerSettings
 from llm_assets.errors import ConfigError, EngineAwayError, EngineError, ModelError
-from llm_assets.secrets import masked_logger
+from llm_assets.secrets import masked, masked_logger
 
 if TYPE_CHECKING:
     pass
@@ -109,7 +109,7 @@ class Transport:
                         self._answers += 1
                         self._limited_since = None
                         return Answer(found)
-                    trouble = f"an answer that is not JSON: {text[:SHOWN]!r}"
+                    trouble = f"an answer that is not JSON: {masked(text)[:SHOWN]!r}"
                 elif status == 429:
                     pause = _retry_after(headers)
                     self._check_limited(trouble)
@@ -267,7 +267,8 @@ def _message(text: str) -> str:
         message = error.get("message", found.get("detail")) if isinstance(error, dict) else error
         if message:
             text = message if isinstance(message, str) else json.dumps(message)
-    return text[:SHOWN].rstrip(".")
+    # A server can repeat the key.
+    return masked(text)[:SHOWN].rstrip(".")
 
 
 def _names_model(message: str) -> bool:
