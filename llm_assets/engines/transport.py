@@ -88,7 +88,7 @@ class Transport:
         began, answers = time.monotonic(), self._answers
         while True:
             endpoint = await self._endpoints.take()
-            pause = 0.0
+            pause = None
             try:
                 status, headers, text = await self._send(endpoint, path, body)
             except TookTooLongError:
@@ -123,7 +123,7 @@ class Transport:
                     raise EngineError(f"The server at {endpoint.url} answers no request: {trouble}")
                 return Answer(failed=f"The server failed {errors} times, the last one with: {trouble}")
             pauses += 1
-            await asyncio.sleep(pause + _backoff(pauses))
+            await asyncio.sleep(_backoff(pauses) if pause is None else pause + _backoff(0))
 
     async def _get(self, endpoint_url: str, path: str) -> tuple[int, Any]:
         """Return the status of an address for a path, and what it says there. Not tried again."""
@@ -239,8 +239,8 @@ def _backoff(pauses: int) -> float:
     return random.uniform(0, min(BACKOFF_SECONDS * 2**pauses, MOST_BACKOFF_SECONDS))
 
 
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds that a server asks to wait, which may stand there as a date."""
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that a server asks to wait, which may stand there as a date; None if it does not say."""
     value = headers.get("Retry-After", "").strip()
     try:
         return max(float(value), 0.0)
@@ -249,7 +249,7 @@ def _retry_after(headers: Mapping[str, str]) -> float:
     try:
         return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
     except (TypeError, ValueError):
-        return 0.0
+        return None
 
 
 def _read(text: str) -> Any:

@@ -45,6 +45,7 @@ class OddServer:
         self.served = [{"id": "model", "max_model_len": 2048}]
         self.models_status = 200
         self.started = False
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def url(self) -> str:
@@ -71,7 +72,12 @@ class OddServer:
         """Break all connections."""
         if self.started:
             self.started = False
-            asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result()
+            asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
+
+    async def _stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await self._runner.cleanup()
 
     async def _start(self) -> None:
         app = web.Application()
@@ -82,7 +88,7 @@ class OddServer:
                 web.post("/inference/v1/generate", self._generate),
             ]
         )
-        self._runner = web.AppRunner(app, shutdown_timeout=0, access_log=None)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
         await site.start()
@@ -100,9 +106,13 @@ class OddServer:
         body = await request.json()
         self.asked.append(body["token_ids"][0])
         self.keys.append(request.headers.get("Authorization"))
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             return await self.behaviour(self, request, body)
         finally:
             self.in_flight -= 1
+            self._tasks.discard(task)
