@@ -117,7 +117,7 @@ class Transport:
                     return self._refusal(endpoint, path, status, text)
                 errors += status != 429
             finally:
-                await self._endpoints.give_back(endpoint)
+                self._endpoints.give_back(endpoint)
             if errors >= self._settings.max_attempts:
                 if self._answers == answers:
                     raise EngineError(f"The server at {endpoint.url} answers no request: {trouble}")
