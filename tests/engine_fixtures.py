@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from llm_assets.demo.model import MODEL_DIRECTORY, prepare_model
-from llm_assets.engines import VllmEngine, VllmSettings
+from llm_assets.engines import ServerEngine, ServerSettings, VllmEngine, VllmSettings
 from llm_assets.engines.hardware import CPU_ENVIRONMENT, is_cpu_build
 from llm_assets.prompts import load_tokenizer
+from tests.vllm_server import VllmServer
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_MODEL_LEN = 2048
@@ -34,6 +35,30 @@ def smollm2_tokenizer(smollm2):
 def vllm_engine(smollm2):
     """vLLM with SmolLM2. Only its first use loads it; a test that closes it costs the next one another load."""
     engine = VllmEngine(VllmSettings(model=str(smollm2), max_model_len=MAX_MODEL_LEN, cpu_kv_cache_gib=1))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def vllm_server(smollm2):
+    """A vLLM server with SmolLM2, for the whole test run; only its first use starts it. A test may kill it."""
+    with VllmServer(VllmSettings(model=str(smollm2), max_model_len=MAX_MODEL_LEN, cpu_kv_cache_gib=1)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def server_engine(vllm_server, smollm2):
+    """An engine that asks that server with token ids."""
+    engine = ServerEngine(
+        ServerSettings(
+            urls=[vllm_server.url],
+            model=vllm_server.served,
+            weights=str(smollm2),
+            max_model_len=MAX_MODEL_LEN,
+            max_in_flight=32,
+            cache_block=32,
+        )
+    )
     yield engine
     engine.close()
 

@@ -6,9 +6,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import sqlalchemy as sa
+import yaml
 from dagster.components.testing import create_defs_folder_sandbox
+from pydantic import TypeAdapter
 
 from llm_assets.dagster import DummyEngineResource, VllmResource
+from llm_assets.dagster.resource_choice import EngineChoice
 from llm_assets.tasks import Classify
 from scripts.settings import updated
 
@@ -69,6 +72,16 @@ def test_the_yaml_example_answers_a_partition_as_it_stands(database_url: str, mo
         for table in ("tickets_urgency", "tickets_facts"):
             assert connection.execute(sa.text(f"SELECT id FROM {table} ORDER BY id")).all() == [(0,), (2,)]
     engine.dispose()
+
+
+def test_the_examples_of_servers_are_engines() -> None:
+    python = [each for each in re.findall(r"```python\n(.*?)```", README, re.S) if "ServerResource(" in each]
+    namespace: dict = {}
+    exec(python[0], namespace)
+    assert namespace["engine"].urls == ["http://gpu1:8000"]
+    examples = [each for each in re.findall(r"```yaml\n(engine:.*?)```", README, re.S) if "type: server" in each]
+    resources = [TypeAdapter(EngineChoice).validate_python(yaml.safe_load(each)["engine"]) for each in examples]
+    assert [each.resource().make_engine().info.engine for each in resources] == ["server", "chat"]
 
 
 def test_every_file_that_is_linked_exists() -> None:

@@ -140,12 +140,19 @@ class ChatWire:
         """Return for each way on from `prefix` the log-probability of those first tokens that go it."""
         found = [(item["token"].lstrip(), item["logprob"]) for item in step["top_logprobs"]]
         ways = prefix.encode()
+        letters = [bytes([token_id]).lower() for token_id in token_ids if token_id < 256]
+        if len(set(letters)) == len(letters):
+            # "Positive" means the label "positive", unless labels differ in nothing else.
+            found, ways, prefix = [(text.lower(), value) for text, value in found], ways.lower(), prefix.lower()
+        else:
+            letters = [bytes([token_id]) for token_id in token_ids if token_id < 256]
+        letter_of = dict(zip((i for i in token_ids if i < 256), letters, strict=True))
         scores = {}
         for token_id in token_ids:
             if token_id in self._tokenizer.end_token_ids:
                 values = [value for text, value in found if text == prefix or _is_an_end(text)]
             else:
-                way = ways + bytes([token_id])
+                way = ways + letter_of[token_id]
                 values = [value for text, value in found if text.encode("utf-8", "replace").startswith(way)]
             total = math.fsum(map(math.exp, values))
             scores[token_id] = min(math.log(total), 0.0) if total else -math.inf

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from llm_assets.errors import EngineAwayError
@@ -41,7 +42,8 @@ class Endpoints:
         self._most = most
         self._patience = patience
         self._lives = lives
-        self._changed = asyncio.Condition()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        """Requests that no address has room for, the first one first."""
         self._probes: set[asyncio.Task[None]] = set()
         self._silent_since: float | None = None
         """Since when requests get no answer from any address; None while they get one."""
@@ -52,25 +54,26 @@ class Endpoints:
         Raises:
             EngineAwayError: none has answered for longer than the patience lasts.
         """
-        async with self._changed:
-            while True:
-                self.check_patience()
-                usable = [endpoint for endpoint in self.all if endpoint.is_alive and endpoint.in_flight < self._most]
-                if usable:
-                    best = min(usable, key=lambda endpoint: endpoint.in_flight)
-                    best.in_flight += 1
-                    return best
-                wait = None if self._silent_since is None else self._silent_since + self._patience - time.monotonic()
-                try:
-                    await asyncio.wait_for(self._changed.wait(), wait)
-                except TimeoutError:
-                    continue
+        while True:
+            self.check_patience()
+            usable = [endpoint for endpoint in self.all if endpoint.is_alive and endpoint.in_flight < self._most]
+            if usable:
+                best = min(usable, key=lambda endpoint: endpoint.in_flight)
+                best.in_flight += 1
+                return best
+            wait = None if self._silent_since is None else self._silent_since + self._patience - time.monotonic()
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await asyncio.wait([turn], timeout=wait if wait is None else max(wait, 0.01))
+            finally:
+                if not turn.done():
+                    self._waiting.remove(turn)
 
-    async def give_back(self, endpoint: Endpoint) -> None:
+    def give_back(self, endpoint: Endpoint) -> None:
         """Say that a request to an address has ended, however it did."""
         endpoint.in_flight -= 1
-        async with self._changed:
-            self._changed.notify()
+        self._wake(1)
 
     def answered(self) -> None:
         """Say that a request was answered, if only with an error."""
@@ -107,5 +110,8 @@ class Endpoints:
             await asyncio.sleep(wait * random.uniform(0.5, 1.5))
             wait = min(2 * wait, LAST_PROBE_SECONDS)
         endpoint.is_alive = True
-        async with self._changed:
-            self._changed.notify_all()
+        self._wake(len(self._waiting))
+
+    def _wake(self, number: int) -> None:
+        for _ in range(min(number, len(self._waiting))):
+            self._waiting.popleft().set_result(None)

@@ -30,6 +30,7 @@ from llm_assets.records import (
     ScoreTokens,
     Usage,
 )
+from llm_assets.secrets import masked
 
 
 class Wire(Protocol):
@@ -253,7 +254,7 @@ class ServerEngine:
         try:
             return self._wire.completion(request, [answer.body for answer in answers])
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            shown = str(answers[0].body)[:500]
+            shown = masked(str(answers[0].body))[:500]
             return Completion(
                 request.id, error=f"The server's answer has another form ({type(error).__name__}: {error}): {shown}"
             )

@@ -43,7 +43,7 @@ class ServerSettings(BaseModel):
         default=None, ge=1, description="Most tokens of prompt and answer together; with chat, bytes, 100000 if None."
     )
     max_logprobs: int = Field(
-        default=20, ge=2, description="The server's --max-logprobs: a request scores one label's token fewer."
+        default=20, ge=2, le=128, description="The server's --max-logprobs: a request scores one label's token fewer."
     )
     cache_block: int = Field(default=16, ge=0, description="Tokens in a block of the prefix cache; 0 without a cache.")
     api_key_env: str | None = Field(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llm_assets.engines.endpoints import Endpoint, Endpoints
 from llm_assets.engines.server_settings import ServerSettings
 from llm_assets.errors import ConfigError, EngineAwayError, EngineError, ModelError
-from llm_assets.secrets import masked_logger
+from llm_assets.secrets import masked, masked_logger
 
 if TYPE_CHECKING:
     pass
@@ -88,7 +88,7 @@ class Transport:
         began, answers = time.monotonic(), self._answers
         while True:
             endpoint = await self._endpoints.take()
-            pause = 0.0
+            pause = None
             try:
                 status, headers, text = await self._send(endpoint, path, body)
             except TookTooLongError:
@@ -109,7 +109,7 @@ class Transport:
                         self._answers += 1
                         self._limited_since = None
                         return Answer(found)
-                    trouble = f"an answer that is not JSON: {text[:SHOWN]!r}"
+                    trouble = f"an answer that is not JSON: {masked(text)[:SHOWN]!r}"
                 elif status == 429:
                     pause = _retry_after(headers)
                     self._check_limited(trouble)
@@ -117,13 +117,13 @@ class Transport:
                     return self._refusal(endpoint, path, status, text)
                 errors += status != 429
             finally:
-                await self._endpoints.give_back(endpoint)
+                self._endpoints.give_back(endpoint)
             if errors >= self._settings.max_attempts:
                 if self._answers == answers:
                     raise EngineError(f"The server at {endpoint.url} answers no request: {trouble}")
                 return Answer(failed=f"The server failed {errors} times, the last one with: {trouble}")
             pauses += 1
-            await asyncio.sleep(pause + _backoff(pauses))
+            await asyncio.sleep(_backoff(pauses) if pause is None else pause + _backoff(0))
 
     async def _get(self, endpoint_url: str, path: str) -> tuple[int, Any]:
         """Return the status of an address for a path, and what it says there. Not tried again."""
@@ -239,8 +239,8 @@ def _backoff(pauses: int) -> float:
     return random.uniform(0, min(BACKOFF_SECONDS * 2**pauses, MOST_BACKOFF_SECONDS))
 
 
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds that a server asks to wait, which may stand there as a date."""
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that a server asks to wait, which may stand there as a date; None if it does not say."""
     value = headers.get("Retry-After", "").strip()
     try:
         return max(float(value), 0.0)
@@ -249,7 +249,7 @@ def _retry_after(headers: Mapping[str, str]) -> float:
     try:
         return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
     except (TypeError, ValueError):
-        return 0.0
+        return None
 
 
 def _read(text: str) -> Any:
@@ -267,7 +267,8 @@ def _message(text: str) -> str:
         message = error.get("message", found.get("detail")) if isinstance(error, dict) else error
         if message:
             text = message if isinstance(message, str) else json.dumps(message)
-    return text[:SHOWN].rstrip(".")
+    # A server can repeat the key.
+    return masked(text)[:SHOWN].rstrip(".")
 
 
 def _names_model(message: str) -> bool:
