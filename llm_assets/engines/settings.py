@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from llm_assets.errors import ConfigError, did_you_mean
+from llm_assets.errors import ConfigError, ModelError, did_you_mean
 
 REFUSED = {
     "hf_token": "A token in the configuration would reach logs and the UI. Set HF_TOKEN in the environment.",
@@ -111,6 +111,26 @@ class VllmSettings(BaseModel):
         """The revision of a hub model, or a hash of a local directory's files."""
         path = Path(self.model).expanduser()
         return directory_hash(path) if path.is_dir() else self.revision or "main"
+
+    def model_length(self) -> int:
+        """Return the most tokens the model was made for, from its configuration.
+
+        Raises:
+            ModelError: the configuration cannot be read, or does not say.
+        """
+        from transformers import AutoConfig
+
+        try:
+            config = AutoConfig.from_pretrained(
+                str(Path(self.model).expanduser()),
+                revision=self.revision or "main",
+                trust_remote_code=self.trust_remote_code,
+            )
+            return int(config.get_text_config().max_position_embeddings)
+        except Exception as error:  # transformers raises OSError, ValueError and AttributeError
+            raise ModelError(
+                f"The length of model {self.model!r} cannot be read from its configuration: {error}. Set max_model_len."
+            ) from error
 
 
 @cache

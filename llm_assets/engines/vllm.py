@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from llm_assets.engines.compile_check import check_cost, check_limits
-from llm_assets.engines.data_parallel import DataParallelLLM
+from llm_assets.engines.data_parallel import DataParallelLLM, Refusal
 from llm_assets.engines.hardware import (
     cache_block,
     cpu_arguments,
@@ -35,14 +35,7 @@ from llm_assets.engines.vllm_messages import (
 )
 from llm_assets.errors import ConfigError, EngineError, ModelError
 from llm_assets.prompts import ChatTokenizer, load_tokenizer
-from llm_assets.records import (
-    BeamSearch,
-    Completion,
-    Constraint,
-    EngineInfo,
-    GenerateText,
-    Request,
-)
+from llm_assets.records import BeamSearch, Completion, Constraint, EngineInfo, GenerateText, Request
 from llm_assets.secrets import masked_logger
 
 if TYPE_CHECKING:
@@ -107,7 +100,7 @@ class VllmEngine:
 
     @cached_property
     def _max_model_len(self) -> int:
-        return self.settings.max_model_len or model_length(self.settings)
+        return self.settings.max_model_len or self.settings.model_length()
 
     @property
     def cache_block(self) -> int:
@@ -310,7 +303,10 @@ class VllmEngine:
         for request, output in finished:
             if request is not None:
                 self._tokens -= len(request.prompt_token_ids)
-                yield completion(request, output, self.tokenizer)
+                if isinstance(output, Refusal):
+                    yield refused(request, output.error)
+                else:
+                    yield completion(request, output, self.tokenizer)
 
     def _search_beams(self, requests: list[Request]) -> Iterator[Completion]:
         """Run beam searches, those with the same parameters together."""
@@ -396,24 +392,3 @@ def _runs_apart(request: Request) -> bool:
     """
     ask = request.ask
     return isinstance(ask, BeamSearch) or (isinstance(ask, GenerateText) and bool(ask.sampling.get("logprobs")))
-
-
-def model_length(settings: VllmSettings) -> int:
-    """Return the most tokens the model was made for, from its configuration.
-
-    Raises:
-        ModelError: the configuration cannot be read, or does not say.
-    """
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(
-            str(Path(settings.model).expanduser()),
-            revision=settings.revision or "main",
-            trust_remote_code=settings.trust_remote_code,
-        )
-        return int(config.get_text_config().max_position_embeddings)
-    except Exception as error:  # transformers raises OSError, ValueError and AttributeError
-        raise ModelError(
-            f"The length of model {settings.model!r} cannot be read from its configuration: {error}. Set max_model_len."
-        ) from error
