@@ -22,6 +22,10 @@ is a third of the machine."""
 KNOCK_SECONDS = 10.0
 
 
+_in_use: list["Cluster"] = []
+"""Those of this process: it has one connection for all of them."""
+
+
 class Cluster:
     """The connection of this process to a cluster.
 
@@ -42,6 +46,7 @@ class Cluster:
         self._watcher: subprocess.Popen[bytes] | None = None
         self.is_own = not ray.is_initialized()
         if not self.is_own:
+            _in_use.append(self)
             return
         address = settings.address or os.environ.get("RAY_ADDRESS") or "local"
         arguments: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
@@ -65,9 +70,16 @@ class Cluster:
             ) from error
         finally:
             os.environ.pop(MARK, None)
+        _in_use.append(self)
 
     def leave(self) -> None:
-        """Let go of the cluster, if this connected to it; one that was started here ends with that."""
+        """Let go of the cluster. The last to do so disconnects, and a cluster that was started here ends with that."""
+        if self in _in_use:
+            _in_use.remove(self)
+        if self.is_own and _in_use:
+            heir = _in_use[0]
+            heir.is_own, heir._mark, heir._watcher = True, self._mark, self._watcher
+            self.is_own, self._watcher = False, None
         if self.is_own:
             self._ray.shutdown()
         if self._watcher is not None:
