@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent
-NAMES = ("choice", "extract", "text", "tasks", "prefix", "duplicates", "speculation")
+NAMES = ("choice", "extract", "text", "tasks", "prefix", "duplicates", "speculation", "copies", "server")
 """What is drawn if nothing else is asked for: those whose ratios are rows per second over rows per second."""
 
 COLOURS = ("#3b6ea5", "#d98032", "#5d9a57", "#9c5a91")
