@@ -12,7 +12,7 @@ from benchmarks.prompts import LONG_CHOICE, LONG_EXTRACT
 from llm_assets.engines.hardware import gpu_names
 
 CASES = {"choice": (LONG_CHOICE, 16, 24_576), "extract": (LONG_EXTRACT, 4, 4096)}
-"""Each with its rows on a CPU and on GPUs: so many that what begins and ends a run, most of a second, does not count."""
+"""Each with its rows on a CPU, and on GPUs: so many there that the second which a run takes besides does not count."""
 
 
 def run(bench: Bench) -> dict[str, Any]:
