@@ -1,13 +1,14 @@
 """One copy of the model, and one on each GPU, over the same rows: labels and JSON, table to committed table.
 
-Each side is a load of its own, one after the other. On a CPU the two copies share the processors and gain nothing.
+Each side is a load of its own, one after the other. Where there are not two GPUs, two copies share a processor and gain
+nothing: there it runs only with --rows.
 
     python -m benchmarks.copies [--rows 4096] [--rounds 3] [--model DIRECTORY [--load-format dummy]]
 """
 
 from typing import Any
 
-from benchmarks.common import Bench, Turn, compare, demo_texts, main, ratio, speeds
+from benchmarks.common import Bench, LeftOutError, Turn, compare, demo_texts, main, ratio, speeds
 from benchmarks.prompts import LONG_CHOICE, LONG_EXTRACT
 from llm_assets.engines.hardware import gpu_names
 
@@ -17,7 +18,10 @@ CASES = {"choice": (LONG_CHOICE, 16, 24_576), "extract": (LONG_EXTRACT, 4, 4096)
 
 def run(bench: Bench) -> dict[str, Any]:
     """Measure both loads."""
-    copies = max(len(gpu_names()), 2)
+    gpus = len(gpu_names())
+    if gpus < 2 and not bench.options.rows:
+        raise LeftOutError(f"one copy for each GPU needs two of them, and here are {gpus}.")
+    copies = max(gpus, 2)
     turns: dict[str, list[Turn]] = {}
     speed: dict[str, float] = {}
     for count in (1, copies):
