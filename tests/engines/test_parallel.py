@@ -94,7 +94,7 @@ def test_a_copy_that_is_killed_stops_the_run_and_the_next_one_loads_both_again(t
     with pytest.raises(EngineError, match="vLLM stopped"):
         for _ in run:
             pass
-    assert not processes(two_copies, "EngineCore")
+    assert not processes(two_copies, "EngineCore_DP")
     assert [done.id for done in two_copies.run([score(5)])] == [5]
 
 
