@@ -101,6 +101,8 @@ def test_a_copy_that_is_killed_stops_the_run_and_the_next_one_loads_both_again(t
 def test_the_parts_of_a_model_give_the_answers_of_the_whole(smollm2, vllm_engine, vllm, monkeypatch):
     # By itself vLLM takes one processor socket for each part. It parts this model's 9 attention heads.
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    # In this process it would, when it ends, take vLLM's groups from the engine that it is compared with.
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     vllm.envs.disable_envs_cache()
     engine = parallel_engine(smollm2, tensor_parallel_size=3)
     try:
