@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -95,13 +94,10 @@ class ServerEngine:
 
     @property
     def info(self) -> EngineInfo:
-        settings, prices = self.settings, self.settings.price_list()
-        if settings.api == "chat":
-            return EngineInfo("chat", settings.model, "", self._host, prices=prices)
-        weights = settings.weights_settings()
-        path = Path(weights.model).expanduser()
-        name = path.name if path.is_dir() else weights.model
-        return EngineInfo("server", name, weights.weights_revision, self._host, prices=prices)
+        prices = self.settings.price_list()
+        if self._twin is None:
+            return EngineInfo("chat", self.settings.model, "", self._host, prices=prices)
+        return replace(self._twin.info, engine="server", device=self._host, prices=prices)
 
     @property
     def _host(self) -> str:
