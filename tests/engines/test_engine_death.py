@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import psutil
-import pytest
 
 from llm_assets.engines import VllmEngine
 from llm_assets.pipeline.restart import completions
@@ -82,10 +81,3 @@ def test_an_engine_in_this_process_that_raises_is_loaded_again(vllm_engine: Vllm
     assert sorted(completion.id for completion in found) == [0, 1, 2, 3, 4]
     assert all(completion.error is None for completion in found)
     assert vllm_engine.llm is not before
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_an_engine_that_was_closed_leaves_no_process(vllm_engine: VllmEngine) -> None:
-    vllm_engine.close()
-    titles = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
-    assert not [title for title in titles if "VLLM" in title or "processes.py" in title]

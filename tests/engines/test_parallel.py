@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Sequence
 
 import psutil
 import pytest
@@ -34,8 +35,8 @@ def test_two_copies_share_the_rows_and_give_the_answers_of_one(two_copies, vllm_
     found = {done.id: done for done in two_copies.run(requests)}
     assert sorted(found) == list(range(60))
     assert not any(done.error for done in found.values())
-    assert processes(two_copies, "EngineCore_DP0")
-    assert processes(two_copies, "EngineCore_DP1")
+    assert processes("EngineCore_DP0")
+    assert processes("EngineCore_DP1")
     for done in vllm_engine.run(requests):
         assert found[done.id].scores == pytest.approx(dict(done.scores), abs=1e-3)
 
@@ -89,31 +90,39 @@ def test_a_run_that_was_left_leaves_nothing_for_the_next(two_copies):
 def test_a_copy_that_is_killed_stops_the_run_and_the_next_one_loads_both_again(two_copies):
     run = two_copies.run(score(number) for number in range(2000))
     next(run)
-    [victim] = processes(two_copies, "EngineCore_DP1")
+    [victim] = processes("EngineCore_DP1")
     os.kill(victim.pid, signal.SIGKILL)
     with pytest.raises(EngineError, match="vLLM stopped"):
         for _ in run:
             pass
-    assert not processes(two_copies, "EngineCore_DP")
+    assert not processes("EngineCore_DP")
     assert [done.id for done in two_copies.run([score(5)])] == [5]
 
 
-def test_the_parts_of_a_model_give_the_answers_of_the_whole(smollm2, vllm_engine, vllm, monkeypatch):
+def test_the_parts_of_a_model_give_the_answers_of_the_whole_and_leave_no_process(
+    smollm2, vllm_engine, vllm, monkeypatch
+):
     # By itself vLLM takes one processor socket for each part. It parts this model's 9 attention heads.
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     # In this process it would, when it ends, take vLLM's groups from the engine that it is compared with.
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     vllm.envs.disable_envs_cache()
+    before = psutil.Process().children(recursive=True)
     engine = parallel_engine(smollm2, tensor_parallel_size=3)
     try:
         requests = [score(number) for number in range(8)]
         found = {done.id: done for done in engine.run(requests)}
         for done in vllm_engine.run(requests):
             assert found[done.id].scores == pytest.approx(dict(done.scores), abs=1e-3)
+        assert len(processes("VLLM::", before)) >= 3
+        assert processes("processes.py", before)
     finally:
         engine.close()
+    assert not processes("VLLM::", before)
+    assert not processes("processes.py", before)
 
 
-def processes(engine: VllmEngine, name: str) -> list[psutil.Process]:
-    """The processes of this one with a name."""
-    return [child for child in psutil.Process().children(recursive=True) if name in " ".join(child.cmdline())]
+def processes(name: str, others: Sequence[psutil.Process] = ()) -> list[psutil.Process]:
+    """The living processes of this one with a name, without some that another engine may have."""
+    found = [child for child in psutil.Process().children(recursive=True) if child not in others]
+    return [child for child in found if child.status() != psutil.STATUS_ZOMBIE and name in " ".join(child.cmdline())]
