@@ -17,7 +17,7 @@ from typing import Any
 
 from llm_assets.demo.model import MODEL_DIRECTORY, prepare_model
 from llm_assets.engines import Engine, VllmEngine, VllmSettings
-from llm_assets.engines.hardware import is_cpu_build
+from llm_assets.engines.vllm.hardware import is_cpu_build
 from llm_assets.pipeline import Pipeline, PipelineSettings
 from llm_assets.prompts import Tokenizer
 from llm_assets.records import Partition

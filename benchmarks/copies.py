@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.common import Bench, LeftOutError, Turn, compare, demo_texts, main, ratio, speeds
 from benchmarks.prompts import LONG_CHOICE, LONG_EXTRACT
-from llm_assets.engines.hardware import gpu_names
+from llm_assets.engines.vllm.hardware import gpu_names
 
 CASES = {"choice": (LONG_CHOICE, 16, 24_576), "extract": (LONG_EXTRACT, 4, 4096)}
 """Each with its rows on a CPU, and on GPUs: so many there that the second which a run takes besides does not count."""

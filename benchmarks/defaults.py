@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.common import Bench, Turn, compare, demo_texts, options_of, parser, rounded, speeds, write_line
 from benchmarks.prompts import LONG_CHOICE, LONG_EXTRACT
-from llm_assets.engines.hardware import is_cpu_build
+from llm_assets.engines.vllm.hardware import is_cpu_build
 
 SWEEP: dict[str, tuple[object, ...]] = {
     "max_num_seqs": (256, 1024, 2048),

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.common import Bench, compare, demo_texts, main, median_of, rounded, speeds
 from benchmarks.prompts import LONG_CHOICE
-from llm_assets.engines.hardware import is_cpu_build
+from llm_assets.engines.vllm.hardware import is_cpu_build
 
 TRIES = 10
 

@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.common import Bench, Side, Turn, compare, demo_texts, median_of, ratios, rounded, speeds
 from benchmarks.prompts import check_shared
 from llm_assets.engines import VllmEngine
-from llm_assets.engines.hardware import is_cpu_build
+from llm_assets.engines.vllm.hardware import is_cpu_build
 from llm_assets.prompts import ChatPrompt, Tokenizer
 from llm_assets.prompts.template import ROW_TEXT
 from llm_assets.records import GenerateText, ScoreTokens
@@ -94,7 +94,7 @@ def plain_params(task: Task, tokenizer: Tokenizer, cached: bool = True) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
-    from llm_assets.engines.vllm_messages import sampling_params
+    from llm_assets.engines.vllm.messages import sampling_params
 
     if isinstance(task, Classify):
         choice = StructuredOutputsParams(choice=list(task.label_names))
@@ -111,7 +111,7 @@ def plain_params(task: Task, tokenizer: Tokenizer, cached: bool = True) -> Any:
 
 def score_prompts(task: Classify, engine: VllmEngine, texts: Sequence[str]) -> tuple[list[Any], Any]:
     """Return prompts as token ids, and the parameters that score a task's labels after them."""
-    from llm_assets.engines.vllm_messages import sampling_params
+    from llm_assets.engines.vllm.messages import sampling_params
 
     [query] = task.plan(engine.tokenizer, engine.max_model_len).queries
     assert isinstance(query.ask, ScoreTokens)

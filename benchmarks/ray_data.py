@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.common import Bench, LeftOutError, Side, Turn, compare, demo_texts, main, ratio, rounded, speeds
 from benchmarks.prompts import LONG_CHOICE
 from llm_assets.engines import DummyEngine, DummySettings, Engine, RayEngine, RaySettings, VllmEngine, VllmSettings
-from llm_assets.engines.hardware import cpu_arguments, cpu_has_bfloat16, is_cpu_build
+from llm_assets.engines.vllm.hardware import cpu_arguments, cpu_has_bfloat16, is_cpu_build
 from llm_assets.prompts.template import ROW_TEXT
 
 DUMMY_ROWS = 20_000

@@ -29,7 +29,7 @@ from llm_assets.dagster import (
 from llm_assets.dagster.checks import Check, Checks
 from llm_assets.dagster.component_ticks import PartitionsSensor, SourceSensor, TableSchedule, UnansweredSensor
 from llm_assets.engines import ServerSettings, VllmSettings
-from llm_assets.engines.ray_settings import RayOptions
+from llm_assets.engines.ray.settings import RayOptions
 from llm_assets.pipeline import PipelineSettings
 from llm_assets.sampling import Sampling
 from llm_assets.tables import Source

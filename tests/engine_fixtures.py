@@ -8,7 +8,7 @@ import pytest
 
 from llm_assets.demo.model import MODEL_DIRECTORY, prepare_model
 from llm_assets.engines import ServerEngine, ServerSettings, VllmEngine, VllmSettings
-from llm_assets.engines.hardware import CPU_ENVIRONMENT, is_cpu_build
+from llm_assets.engines.vllm.hardware import CPU_ENVIRONMENT, is_cpu_build
 from llm_assets.prompts import load_tokenizer
 from tests.vllm_server import VllmServer
 

@@ -16,8 +16,8 @@ from typing import Any, Self
 from uuid import uuid4
 
 from llm_assets.engines import VllmSettings
-from llm_assets.engines.hardware import cpu_arguments, cpu_has_bfloat16, is_cpu_build, prepare_environment
 from llm_assets.engines.processes import MARK, end_processes, start_watcher
+from llm_assets.engines.vllm.hardware import cpu_arguments, cpu_has_bfloat16, is_cpu_build, prepare_environment
 
 START_SECONDS = 900.0
 STRUCTURED_OUTPUTS = {"backend": "xgrammar", "disable_any_whitespace": True}

@@ -36,7 +36,7 @@ def explain(
 
     TABLE is the source table; it may be left out if the definitions have only one.
     """
-    from llm_assets.engines.hardware import silence_libraries
+    from llm_assets.engines.vllm.hardware import silence_libraries
 
     silence_libraries()
     from llm_assets.dagster.load import load_project, partitions_of
@@ -95,7 +95,7 @@ def preview(
     With --vary several ways of asking stand side by side: --vary temperature=0,0.7,1.2, or --vary model=DIRECTORY,NAME.
     With --canary 200 the task as it is now is compared with the stored answers of 200 rows, from before an edit.
     """
-    from llm_assets.engines.hardware import silence_libraries
+    from llm_assets.engines.vllm.hardware import silence_libraries
 
     silence_libraries()
     from llm_assets.dagster.load import load_project, partitions_of
@@ -145,7 +145,7 @@ def inspect(
 
     A key of several columns is given as so many values.
     """
-    from llm_assets.engines.hardware import silence_libraries
+    from llm_assets.engines.vllm.hardware import silence_libraries
 
     silence_libraries()
     from llm_assets.dagster.load import load_project

@@ -17,7 +17,7 @@ from llm_assets.dagster.resources import (
     VllmResource,
 )
 from llm_assets.engines import ServerSettings, VllmSettings
-from llm_assets.engines.ray_settings import RayOptions
+from llm_assets.engines.ray.settings import RayOptions
 from llm_assets.errors import ConfigError, DatabaseError
 from llm_assets.tables import Database
 

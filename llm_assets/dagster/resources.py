@@ -17,7 +17,7 @@ from llm_assets.engines import (
     VllmEngine,
     VllmSettings,
 )
-from llm_assets.engines.ray_settings import RayOptions
+from llm_assets.engines.ray.settings import RayOptions
 from llm_assets.errors import ConfigError
 from llm_assets.secrets import masked_errors
 from llm_assets.tables import Database

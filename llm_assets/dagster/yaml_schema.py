@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llm_assets.engines.settings import REFUSED, engine_argument_names
+from llm_assets.engines.vllm.settings import REFUSED, engine_argument_names
 
 Schema = dict[str, Any]
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from llm_assets.demo.data import load_csv, load_reviews, load_tickets
 from llm_assets.demo.model import MODEL_DIRECTORY, prepare_model
 from llm_assets.demo.report import print_report
-from llm_assets.engines.hardware import CPU_ENVIRONMENT, silence_libraries
+from llm_assets.engines.vllm.hardware import CPU_ENVIRONMENT, silence_libraries
 from llm_assets.errors import ConfigError, OutputTableError
 from llm_assets.pipeline import task_outputs
 from llm_assets.progress import terminal_bar

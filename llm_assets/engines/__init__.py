@@ -2,12 +2,12 @@
 
 from llm_assets.engines.base import Engine
 from llm_assets.engines.dummy import DummyEngine
-from llm_assets.engines.ray import RayEngine
-from llm_assets.engines.ray_settings import DummySettings, RaySettings
-from llm_assets.engines.server import ServerEngine
-from llm_assets.engines.server_settings import ServerSettings
-from llm_assets.engines.settings import VllmSettings
-from llm_assets.engines.vllm import VllmEngine
+from llm_assets.engines.ray.engine import RayEngine
+from llm_assets.engines.ray.settings import DummySettings, RaySettings
+from llm_assets.engines.server.engine import ServerEngine
+from llm_assets.engines.server.settings import ServerSettings
+from llm_assets.engines.vllm.engine import VllmEngine
+from llm_assets.engines.vllm.settings import VllmSettings
 
 __all__ = [
     "DummyEngine",

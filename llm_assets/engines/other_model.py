@@ -4,9 +4,9 @@ from pathlib import Path
 
 from llm_assets.engines.base import Engine
 from llm_assets.engines.dummy import DummyEngine
-from llm_assets.engines.ray import RayEngine
-from llm_assets.engines.settings import VllmSettings
-from llm_assets.engines.vllm import VllmEngine
+from llm_assets.engines.ray.engine import RayEngine
+from llm_assets.engines.vllm.engine import VllmEngine
+from llm_assets.engines.vllm.settings import VllmSettings
 from llm_assets.errors import ConfigError
 
 OF_THE_MODEL = ("revision", "tokenizer", "chat_template", "quantization", "speculative_config")

@@ -128,15 +128,17 @@ def test_no_more_requests_are_pulled_than_may_be_in_flight(server, make):
 
 
 def test_closing_the_iterator_breaks_off_what_is_in_flight(make):
-    broken_off = threading.Event()
+    broken_off, in_flight = threading.Event(), asyncio.Event()
 
     async def only_the_first(server, request, body):
         if body["token_ids"][0]:
+            in_flight.set()
             try:
                 await asyncio.sleep(60)
             except asyncio.CancelledError:
                 broken_off.set()
                 raise
+        await in_flight.wait()
         return answer(body)
 
     with OddServer(only_the_first) as server:

@@ -1,6 +1,6 @@
 """Answers as text."""
 
-from llm_assets.engines.vllm_messages import completion
+from llm_assets.engines.vllm.messages import completion
 from llm_assets.prompts import ChatTokenizer
 from llm_assets.records import GenerateText, Request
 from tests.prompts.test_tokenizer import unigram_tokenizer

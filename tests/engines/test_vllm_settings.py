@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from llm_assets.engines import VllmEngine, VllmSettings
-from llm_assets.engines.settings import REFUSED, directory_hash, engine_argument_names
+from llm_assets.engines.vllm.settings import REFUSED, directory_hash, engine_argument_names
 from llm_assets.errors import ConfigError
 
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llm_assets.engines import VllmEngine, VllmSettings
-from llm_assets.engines.hardware import is_cpu_build
+from llm_assets.engines.vllm.hardware import is_cpu_build
 from llm_assets.pipeline.restart import completions
 from llm_assets.records import Request, ScoreTokens
 

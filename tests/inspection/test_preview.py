@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from llm_assets.engines import DummyEngine
 from llm_assets.engines.other_model import with_model
-from llm_assets.engines.vllm import VllmEngine, VllmSettings
+from llm_assets.engines.vllm.engine import VllmEngine, VllmSettings
 from llm_assets.errors import ConfigError, SourceError
 from llm_assets.inspection.asking import random_rows
 from llm_assets.inspection.canary import canary, wilson

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
-from llm_assets.engines.ray_losses import Losses
-from llm_assets.engines.ray_settings import RaySettings
-from llm_assets.engines.ray_worker import Loaded, Worker
+from llm_assets.engines.ray.losses import Losses
+from llm_assets.engines.ray.settings import RaySettings
+from llm_assets.engines.ray.worker import Loaded, Worker
 from llm_assets.records import EngineInfo, Request
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from llm_assets.engines.server_settings import ServerSettings
+from llm_assets.engines.server.settings import ServerSettings
 from llm_assets.errors import ConfigError, did_you_mean
 from llm_assets.prompts import ByteTokenizer
 from llm_assets.records import (

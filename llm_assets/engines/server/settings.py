@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from llm_assets.engines.settings import VllmSettings
+from llm_assets.engines.vllm.settings import VllmSettings
 from llm_assets.errors import ConfigError, did_you_mean
 from llm_assets.records import Prices
 from llm_assets.secrets import remember

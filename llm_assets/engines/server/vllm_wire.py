@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llm_assets.engines.server_settings import ServerSettings
-from llm_assets.engines.vllm_messages import FINISHED, SamplingCache, answer_text, constraint_arguments
+from llm_assets.engines.server.settings import ServerSettings
+from llm_assets.engines.vllm.messages import FINISHED, SamplingCache, answer_text, constraint_arguments
 from llm_assets.prompts import Tokenizer
 from llm_assets.records import (
     Ask,

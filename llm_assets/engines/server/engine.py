@@ -9,13 +9,13 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from llm_assets.engines.background import Background
-from llm_assets.engines.chat import ChatWire, TextTokenizer, check_chat
 from llm_assets.engines.compile_check import check_limits
 from llm_assets.engines.idle import IdleClock
-from llm_assets.engines.server_settings import CHAT_LENGTH, ServerSettings
-from llm_assets.engines.transport import Answer, Transport
-from llm_assets.engines.vllm import VllmEngine
-from llm_assets.engines.vllm_wire import VllmWire
+from llm_assets.engines.server.chat import ChatWire, TextTokenizer, check_chat
+from llm_assets.engines.server.settings import CHAT_LENGTH, ServerSettings
+from llm_assets.engines.server.transport import Answer, Transport
+from llm_assets.engines.server.vllm_wire import VllmWire
+from llm_assets.engines.vllm.engine import VllmEngine
 from llm_assets.errors import ConfigError, did_you_mean
 from llm_assets.prompts import Tokenizer
 from llm_assets.records import (

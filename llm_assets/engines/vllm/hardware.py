@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from llm_assets.engines.settings import VllmSettings
+from llm_assets.engines.vllm.settings import VllmSettings
 from llm_assets.errors import ModelError
 
 CPU_ENVIRONMENT = {"GOMP_SPINCOUNT": "1000"}

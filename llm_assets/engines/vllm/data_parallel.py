@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llm_assets.engines.background import Background
-from llm_assets.engines.vllm_messages import refusals
+from llm_assets.engines.vllm.messages import refusals
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

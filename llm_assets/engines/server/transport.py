@@ -7,15 +7,12 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from llm_assets.engines.endpoints import Endpoint, Endpoints
-from llm_assets.engines.server_settings import ServerSettings
+from llm_assets.engines.server.endpoints import Endpoint, Endpoints
+from llm_assets.engines.server.settings import ServerSettings
 from llm_assets.errors import ConfigError, EngineAwayError, EngineError, ModelError
 from llm_assets.secrets import masked, masked_logger
-
-if TYPE_CHECKING:
-    pass
 
 BACKOFF_SECONDS, MOST_BACKOFF_SECONDS = 0.25, 30.0
 """The first pause before another try, at most, and the last one; in between it doubles."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llm_assets.engines.base import Engine
-from llm_assets.engines.vllm import VllmEngine
+from llm_assets.engines.vllm.engine import VllmEngine
 from llm_assets.errors import EngineError, LLMAssetsError
 from llm_assets.records import Ask, Completion, Constraint, EngineInfo, Request
 

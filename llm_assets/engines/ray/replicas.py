@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llm_assets.engines.ray_cluster import Cluster, amounts
-from llm_assets.engines.ray_replica import Phase, Replica
-from llm_assets.engines.ray_settings import RaySettings
+from llm_assets.engines.ray.cluster import Cluster, amounts
+from llm_assets.engines.ray.replica import Phase, Replica
+from llm_assets.engines.ray.settings import RaySettings
 from llm_assets.errors import EngineError, LLMAssetsError
 from llm_assets.secrets import masked_logger
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from llm_assets.engines.base import Engine
 from llm_assets.engines.compile_check import check_limits
-from llm_assets.engines.ray_cluster import Cluster
-from llm_assets.engines.ray_replica import Replica, start_actor
-from llm_assets.engines.ray_replicas import Replicas, brief
-from llm_assets.engines.ray_run import RayRun
-from llm_assets.engines.ray_settings import DummySettings, RaySettings, make_engine
-from llm_assets.engines.vllm import VllmEngine
+from llm_assets.engines.ray.cluster import Cluster
+from llm_assets.engines.ray.replica import Replica, start_actor
+from llm_assets.engines.ray.replicas import Replicas, brief
+from llm_assets.engines.ray.run import RayRun
+from llm_assets.engines.ray.settings import DummySettings, RaySettings, make_engine
+from llm_assets.engines.vllm.engine import VllmEngine
 from llm_assets.errors import EngineError, ModelError
 from llm_assets.prompts import Tokenizer
 from llm_assets.records import Completion, Constraint, EngineInfo, Request

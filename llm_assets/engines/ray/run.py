@@ -3,10 +3,10 @@
 import pickle
 from collections.abc import Iterator
 
-from llm_assets.engines.ray_losses import SUSPECTS_TOGETHER, Losses
-from llm_assets.engines.ray_replica import Phase, Replica
-from llm_assets.engines.ray_replicas import Replicas
-from llm_assets.engines.ray_worker import Reply
+from llm_assets.engines.ray.losses import SUSPECTS_TOGETHER, Losses
+from llm_assets.engines.ray.replica import Phase, Replica
+from llm_assets.engines.ray.replicas import Replicas
+from llm_assets.engines.ray.worker import Reply
 from llm_assets.errors import EngineError, LLMAssetsError, ModelError
 from llm_assets.records import Completion, Request
 from llm_assets.secrets import masked_logger

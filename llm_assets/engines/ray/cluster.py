@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from llm_assets.engines.processes import MARK, end_processes, start_watcher
-from llm_assets.engines.ray_settings import RaySettings
+from llm_assets.engines.ray.settings import RaySettings
 from llm_assets.errors import EngineError, ModelError
 
 OBJECT_STORE_BYTES = 256 * 2**20

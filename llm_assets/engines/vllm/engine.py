@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from llm_assets.engines.compile_check import check_cost, check_limits
-from llm_assets.engines.data_parallel import DataParallelLLM, Refusal
-from llm_assets.engines.hardware import (
+from llm_assets.engines.idle import IdleClock
+from llm_assets.engines.processes import MARK, end_processes, on_first_end, start_watcher
+from llm_assets.engines.vllm.data_parallel import DataParallelLLM, Refusal
+from llm_assets.engines.vllm.hardware import (
     cache_block,
     cpu_arguments,
     cpu_has_bfloat16,
@@ -22,10 +24,7 @@ from llm_assets.engines.hardware import (
     is_cpu_build,
     prepare_environment,
 )
-from llm_assets.engines.idle import IdleClock
-from llm_assets.engines.processes import MARK, end_processes, on_first_end, start_watcher
-from llm_assets.engines.settings import VllmSettings
-from llm_assets.engines.vllm_messages import (
+from llm_assets.engines.vllm.messages import (
     SamplingCache,
     beam_completion,
     completion,
@@ -33,6 +32,7 @@ from llm_assets.engines.vllm_messages import (
     refused,
     structured_outputs,
 )
+from llm_assets.engines.vllm.settings import VllmSettings
 from llm_assets.errors import ConfigError, EngineError, ModelError
 from llm_assets.prompts import ChatTokenizer, load_tokenizer
 from llm_assets.records import BeamSearch, Completion, Constraint, EngineInfo, GenerateText, Request

@@ -7,9 +7,9 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 
 from llm_assets.engines.base import Engine
 from llm_assets.engines.dummy import DummyEngine
-from llm_assets.engines.hardware import is_cpu_build
-from llm_assets.engines.settings import VllmSettings
-from llm_assets.engines.vllm import VllmEngine
+from llm_assets.engines.vllm.engine import VllmEngine
+from llm_assets.engines.vllm.hardware import is_cpu_build
+from llm_assets.engines.vllm.settings import VllmSettings
 from llm_assets.errors import ConfigError
 from llm_assets.secrets import masked
 
