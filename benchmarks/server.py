@@ -3,7 +3,7 @@
 Both sides have the same engine arguments, and one is gone before the other is there: they share the GPU. Small runs
 are measured too: with a model that is loaded for them, and with a server that is warm.
 
-    python -m benchmarks.server [--rows 4096] [--rounds 3] [--model DIRECTORY [--load-format dummy]] [--api-servers 2]
+    python -m benchmarks.server [--rows 4096] [--rounds 3] [--model DIRECTORY [--load-format dummy]] [--api-servers 1]
     python -m benchmarks.server --kill [--rows 2000]
 
 --kill does not measure: it kills the server in the middle of a run, starts it again, and counts what is in the table.
@@ -33,6 +33,7 @@ from benchmarks.common import (
 )
 from benchmarks.prompts import LONG_CHOICE, LONG_EXTRACT
 from llm_assets.engines import Engine, ServerEngine, ServerSettings, VllmSettings
+from llm_assets.engines.vllm.hardware import is_cpu_build
 from llm_assets.pipeline import output_table_name
 from llm_assets.tables import Database, Source
 from llm_assets.tasks import Classify, Task
@@ -90,9 +91,10 @@ def small_runs(side: Side) -> dict[int, float]:
     return {rows: statistics.median(side(demo_texts(rows)).seconds for _ in range(3)) for rows in SMALL}
 
 
-def run(bench: Bench, api_servers: int = 1) -> dict[str, Any]:
+def run(bench: Bench, api_servers: int = 0) -> dict[str, Any]:
     """Measure vLLM inside the run, end it, and measure the server."""
-    counts = {"choice": bench.rows(cpu=32, gpu=8192), "extract": bench.rows(cpu=12, gpu=2048)}
+    api_servers = api_servers or (1 if is_cpu_build() else 2)
+    counts = {"choice": bench.rows(cpu=32, gpu=16_384), "extract": bench.rows(cpu=12, gpu=2048)}
     started = time.perf_counter()
     engine = bench.engine()
     load = time.perf_counter() - started
@@ -206,7 +208,7 @@ def kill_in_the_middle(bench: Bench) -> dict[str, Any]:
 
 def main(words: Sequence[str] | None = None) -> None:
     command = parser(__doc__)
-    command.add_argument("--api-servers", type=int, default=1, help="processes of the server that take requests")
+    command.add_argument("--api-servers", type=int, default=0, help="processes that take requests; two on a GPU")
     command.add_argument("--kill", action="store_true", help="kill the server in the middle of a run instead")
     arguments = command.parse_args(words)
     with Bench(options_of(arguments)) as bench:

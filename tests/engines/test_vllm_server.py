@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -146,3 +148,35 @@ def test_a_server_that_is_killed_and_started_again_loses_and_doubles_nothing(vll
     assert shop.column("SELECT COUNT(*) FROM reviews_mood") == [rows]
     assert shop.column("SELECT COUNT(*) FROM llm_failures") == [0]
     shop.database.close()
+
+
+WITHOUT_VLLM = """
+import sys
+for missing in ("vllm", "torch", "xgrammar"):
+    sys.modules[missing] = None
+from llm_assets.engines import ServerEngine, ServerSettings
+from llm_assets.records import Constraint, GenerateText, Request, ScoreTokens
+engine = ServerEngine(ServerSettings.model_validate_json(sys.argv[1]))
+constraint = Constraint("regex", "[a-c]{3}")
+engine.check(constraint)
+[prompt] = engine.tokenizer.encode_literal(["A fine day."])
+asks = [ScoreTokens(tuple(prompt[:2])), GenerateText({"temperature": 0.0, "max_tokens": 8}, constraint)]
+found = engine.run(Request(number, prompt, ask) for number, ask in enumerate(asks))
+for done in sorted(found, key=lambda done: done.id):
+    print(done.error or len(done.scores) or done.candidates[0].text)
+print(engine.identity)
+engine.close()
+"""
+
+
+def test_a_process_without_vllm_and_pytorch_asks_a_server(server_engine):
+    settings = server_engine.settings.model_dump_json()
+    process = subprocess.run(
+        [sys.executable, "-c", WITHOUT_VLLM, settings], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    scores, text, identity = process.stdout.splitlines()
+    assert scores == "2"
+    assert len(text) == 3
+    assert set(text) <= set("abc")
+    assert identity == server_engine.identity
