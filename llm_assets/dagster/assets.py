@@ -14,7 +14,7 @@ from llm_assets.errors import ConfigError
 from llm_assets.pipeline import PipelineSettings, output_table_name
 from llm_assets.secrets import masked
 from llm_assets.tables import Source
-from llm_assets.tasks import Task
+from llm_assets.tasks import Task, check_tasks
 
 
 def build_llm_assets(
@@ -69,6 +69,7 @@ def build_llm_assets(
     Raises:
         ConfigError: an argument cannot be so.
     """
+    check_tasks(tasks)
     table = TableDefinition(
         source,
         tuple(tasks),

@@ -20,7 +20,7 @@ from llm_assets.dagster.yaml_values import environment_variable, located, render
 from llm_assets.errors import ConfigError
 from llm_assets.pipeline import PipelineSettings
 from llm_assets.tables import Source
-from llm_assets.tasks import AnyTask
+from llm_assets.tasks import AnyTask, check_tasks
 
 
 @dg.scaffold_with(LLMTableScaffolder)
@@ -95,13 +95,8 @@ class LLMTable(dg.Component, dg.Model, dg.Resolvable):
 
     @field_validator("tasks")
     @classmethod
-    def _names_differ(cls, tasks: tuple[AnyTask, ...]) -> tuple[AnyTask, ...]:
-        if not tasks:
-            raise ConfigError("There is no task. Say what to ask: {type: classify, name: ..., labels: [...]}.")
-        names = [task.name for task in tasks]
-        for name in names:
-            if names.count(name) > 1:
-                raise ConfigError(f"Two tasks are named {name!r}. Each has a table; give them different names.")
+    def _are_tasks(cls, tasks: tuple[AnyTask, ...]) -> tuple[AnyTask, ...]:
+        check_tasks(tasks)
         return tasks
 
     @model_validator(mode="after")

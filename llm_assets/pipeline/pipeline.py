@@ -15,7 +15,7 @@ from llm_assets.prompts import Layout
 from llm_assets.records import FailureKind, Partition
 from llm_assets.secrets import masked
 from llm_assets.tables import Database, Output, ReadOnlyStore, Source, SourceTable, Store
-from llm_assets.tasks import PROVENANCE_COLUMNS, Plan, Task
+from llm_assets.tasks import PROVENANCE_COLUMNS, Plan, Task, check_tasks
 
 
 class PipelineSettings(BaseModel):
@@ -94,12 +94,7 @@ class Pipeline:
         settings: PipelineSettings | None = None,
         read_only: bool = False,
     ) -> None:
-        names = [task.name for task in tasks]
-        for name in names:
-            if names.count(name) > 1:
-                raise ConfigError(
-                    f"Two tasks are named {name!r}. Each task has an output table; give them different names."
-                )
+        check_tasks(tasks)
         self.tasks = tuple(tasks)
         self.engine = engine
         self.settings = settings or PipelineSettings()

@@ -7,7 +7,7 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from llm_assets.errors import ConfigError, validation_message
-from llm_assets.tasks.base import PROVENANCE_COLUMNS, Example, GenerationTask, Plan, Task
+from llm_assets.tasks.base import PROVENANCE_COLUMNS, Example, GenerationTask, Plan, Task, check_tasks
 from llm_assets.tasks.classify import Classify
 from llm_assets.tasks.extract import Extract
 from llm_assets.tasks.generate import Generate
@@ -27,6 +27,7 @@ __all__ = [
     "Plan",
     "Summarize",
     "Task",
+    "check_tasks",
     "load_tasks",
 ]
 

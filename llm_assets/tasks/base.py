@@ -328,3 +328,15 @@ def truncated(task: Task, candidate: Candidate) -> Failure:
         f"{task.name!r}, or allow a shorter answer.",
         candidate.text,
     )
+
+
+def check_tasks(tasks: Sequence[Task]) -> None:
+    """Raise a ConfigError if there is no task, or if two have one name."""
+    if not tasks:
+        raise ConfigError("There is no task. Say what to ask: classify, extract, summarize or generate.")
+    names = [task.name for task in tasks]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"Two tasks are named {name!r}. Each task has an output table; give them different names."
+            )

@@ -323,3 +323,9 @@ def test_a_backfill_is_one_run_or_as_many_as_are_asked_for(argument: int | None,
 def test_a_backfill_in_runs_of_no_partition_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"max_partitions_per_run is 0\. Give 1 or more"):
         build_llm_assets(Source(table="reviews"), [SENTIMENT], DAYS, max_partitions_per_run=0)
+
+
+@pytest.mark.parametrize(("names", "message"), [(["mood", "mood"], "Two tasks are named 'mood'"), ([], "no task")])
+def test_tasks_that_cannot_be_are_refused_when_the_assets_are_made(names: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_llm_assets(Source(table="reviews"), [Summarize(name=name) for name in names])
