@@ -14,6 +14,9 @@ from tests.vllm_server import VllmServer
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_MODEL_LEN = 2048
+# vLLM's log-probabilities agree with transformers' to 0.00005, but for the first prompts after a load: 0.002 was seen.
+# Another prompt, or another set of tokens to share the probability, is off by more than 0.1.
+LOGPROB_TOLERANCE = 0.01
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 for _name, _value in CPU_ENVIRONMENT.items():

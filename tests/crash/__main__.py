@@ -18,6 +18,7 @@ from tests.crash.asked import BOUNDS
 from tests.crash.crash import Crash, Plan, Report, total
 from tests.crash.databases import PostgresPlace, SqlitePlace
 from tests.crash.engine import ROOT
+from tests.engine_fixtures import LOGPROB_TOLERANCE
 from tests.postgres import PostgresServer
 
 VLLM_KILLS = 10
@@ -57,7 +58,7 @@ def crashes(options: argparse.Namespace) -> Iterator[Report]:
             questions=(5, 40),
             seconds_share=0.0,  # vLLM that dies while it is loaded is a model that cannot be loaded
             model=str(model),
-            tolerance=0.001,  # numbers depend a little on what is computed together
+            tolerance=LOGPROB_TOLERANCE,  # numbers depend a little on what is computed together
         )
         yield crash(databases[0], plan, options.seed)
 

@@ -10,7 +10,7 @@ import pytest
 from llm_assets.engines import VllmEngine, VllmSettings
 from llm_assets.errors import ConfigError, EngineError
 from llm_assets.records import BeamSearch, Constraint, FailureKind, GenerateText, Request, ScoreTokens
-from tests.engine_fixtures import MAX_MODEL_LEN
+from tests.engine_fixtures import LOGPROB_TOLERANCE, MAX_MODEL_LEN
 
 PREFIX = [1, 504, 7742, 506, 3714, 2496, 42] * 10
 
@@ -38,7 +38,7 @@ def test_two_copies_share_the_rows_and_give_the_answers_of_one(two_copies, vllm_
     assert processes("EngineCore_DP0")
     assert processes("EngineCore_DP1")
     for done in vllm_engine.run(requests):
-        assert found[done.id].scores == pytest.approx(dict(done.scores), abs=1e-3)
+        assert found[done.id].scores == pytest.approx(dict(done.scores), abs=LOGPROB_TOLERANCE)
 
 
 def test_the_queue_is_filled_as_places_come_free_and_no_further(two_copies):
@@ -113,7 +113,7 @@ def test_the_parts_of_a_model_give_the_answers_of_the_whole_and_leave_no_process
         requests = [score(number) for number in range(8)]
         found = {done.id: done for done in engine.run(requests)}
         for done in vllm_engine.run(requests):
-            assert found[done.id].scores == pytest.approx(dict(done.scores), abs=1e-3)
+            assert found[done.id].scores == pytest.approx(dict(done.scores), abs=LOGPROB_TOLERANCE)
         assert len(processes("VLLM::", before)) >= 3
         assert processes("processes.py", before)
     finally:

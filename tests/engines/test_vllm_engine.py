@@ -14,6 +14,7 @@ from llm_assets.engines import VllmEngine, VllmSettings
 from llm_assets.errors import ConfigError
 from llm_assets.records import BeamSearch, Constraint, FailureKind, GenerateText, Request, ScoreTokens
 from llm_assets.tasks import Classify, Extract
+from tests.engine_fixtures import LOGPROB_TOLERANCE
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -115,7 +116,7 @@ def test_scores_are_the_models_log_probabilities_over_all_tokens(requests, answe
     token_ids = requests[name].ask.token_ids
     assert len(token_ids) == len(set(token_ids)) >= 2
     found = {token_id: answers[name].scores[token_id] for token_id in token_ids}
-    assert found == pytest.approx({token_id: truth[token_id] for token_id in token_ids}, abs=1e-3)
+    assert found == pytest.approx({token_id: truth[token_id] for token_id in token_ids}, abs=LOGPROB_TOLERANCE)
 
 
 @pytest.mark.parametrize("name", ["free", "likeliest", "likeliest while sampling", "beams", "other beams"])
@@ -123,7 +124,7 @@ def test_log_probabilities_are_the_models_own_for_the_tokens_it_chose(requests, 
     (candidate,) = answers[name].candidates
     truth = true_logprobs(requests[name].prompt_token_ids, candidate.token_ids)
     expected = [step[token_id] for step, token_id in zip(truth, candidate.token_ids, strict=False)]
-    assert candidate.logprobs == pytest.approx(expected, abs=1e-3)
+    assert candidate.logprobs == pytest.approx(expected, abs=LOGPROB_TOLERANCE)
 
 
 @pytest.mark.parametrize(("name", "k"), [("likeliest", 5), ("likeliest while sampling", 3)])
@@ -134,7 +135,7 @@ def test_the_likeliest_tokens_are_right_beside_requests_that_score(requests, ans
     truth = true_logprobs(requests[name].prompt_token_ids, candidate.token_ids)
     for token_id, found, step in zip(candidate.token_ids, candidate.top_logprobs, truth, strict=False):
         likeliest = sorted(range(len(step)), key=step.__getitem__, reverse=True)[:k]
-        assert found == pytest.approx({i: step[i] for i in {*likeliest, token_id}}, abs=1e-3)
+        assert found == pytest.approx({i: step[i] for i in {*likeliest, token_id}}, abs=LOGPROB_TOLERANCE)
 
 
 def test_log_probabilities_of_the_likeliest_tokens_come_only_when_asked_for(answers):
@@ -413,7 +414,7 @@ def test_labels_that_begin_others_get_the_probabilities_of_the_model(vllm_engine
                 *_, truth = true_logprobs(plan.prompt.build(token_ids), steps[:depth])
                 probability *= math.exp(truth[step]) / math.fsum(math.exp(truth[way]) for way in ways)
         expected.append(probability)
-    assert list(scores.values()) == pytest.approx(expected, abs=1e-3)
+    assert list(scores.values()) == pytest.approx(expected, abs=LOGPROB_TOLERANCE)
 
 
 def test_special_tokens_in_a_text_do_not_end_the_users_turn(vllm_engine):

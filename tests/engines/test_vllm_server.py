@@ -12,6 +12,7 @@ from llm_assets.engines import ServerEngine, ServerSettings
 from llm_assets.errors import ConfigError
 from llm_assets.records import Constraint, FailureKind, GenerateText, Request, ScoreTokens
 from llm_assets.tasks import Classify, Extract, Generate, Summarize
+from tests.engine_fixtures import LOGPROB_TOLERANCE
 from tests.tables.shop import Shop, only, outcomes
 
 pytestmark = pytest.mark.timeout(900)
@@ -84,7 +85,7 @@ def test_messages_reach_a_host_as_the_models_own_chat_format_has_them(chat, serv
         (by_tokens,) = server_engine.run([request(server_engine, ask, text=text)])
         (said,), (told) = by_messages.candidates, by_tokens.candidates[0]
         assert said.text == told.text
-        assert said.logprobs == pytest.approx(told.logprobs, abs=1e-2)
+        assert said.logprobs == pytest.approx(told.logprobs, abs=LOGPROB_TOLERANCE)
         assert len(said.token_ids) == len(said.logprobs) == len(said.top_logprobs)
         assert chat.tokenizer.decode(said.token_ids).startswith(said.text)
 
