@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from llm_assets.errors import ConfigError, FailureThresholdError
 from llm_assets.pipeline import PipelineSettings
-from llm_assets.records import EngineInfo, FailureKind, Prices, Request
+from llm_assets.records import Completion, EngineInfo, FailureKind, Prices, Request
 from llm_assets.tables.source_table import CHUNK_ROWS
 from llm_assets.tasks import Extract
 from tests.tables.shop import (
@@ -24,6 +24,7 @@ from tests.tables.shop import (
     outcomes,
 )
 
+FACTS = Extract(name="facts", schema={"type": "object", "properties": {"price": {"type": "number"}}})
 SHORT_NOTE = changed(NOTE, sampling={"max_tokens": 20})
 
 
@@ -166,10 +167,46 @@ def test_failures_and_answers_of_rows_that_were_left_still_stand(shop: Shop) -> 
 
 def test_a_cut_off_answer_whose_second_try_does_not_fit_is_left(shop: Shop) -> None:
     shop.add(["cut", "fine"])
-    task = Extract(name="facts", schema={"type": "object", "properties": {"price": {"type": "number"}}})
-    counts = only(shop.run(task, engine=FaultyEngine(cut_off={"cut"}), max_rows=2))
+    counts = only(shop.run(FACTS, engine=FaultyEngine(cut_off={"cut"}), max_rows=2))
     assert (outcomes(counts), counts.rows_left) == ((1, 0, 0, 0), 1)
     assert shop.column("SELECT COUNT(*) FROM llm_failures") == [0]
+
+
+class CutOffEngine(SlowEngine):
+    """Cuts off the first answer to each text, and takes a while for the second."""
+
+    def __init__(self, in_flight: int, seconds: float = 0.0) -> None:
+        super().__init__(in_flight)
+        self.seconds = seconds
+        self._asked: set[str] = set()
+
+    def answer(self, request: Request) -> Completion:
+        completion, text = super().answer(request), self.text_of(request)
+        if text in self._asked:
+            time.sleep(self.seconds)
+            return completion
+        self._asked.add(text)
+        cut = tuple(replace(candidate, finish_reason="length") for candidate in completion.candidates)
+        return replace(completion, candidates=cut)
+
+
+def test_second_tries_that_the_time_is_too_short_for_are_left(shop: Shop) -> None:
+    shop.add([f"text {i}" for i in range(6)])
+    counts = only(shop.run(FACTS, engine=CutOffEngine(1, 0.4), max_seconds=1.0))
+    assert counts.rows_answered + counts.rows_left == 6
+    assert counts.rows_answered >= 1
+    assert counts.rows_left >= 1
+    assert left(shop) == [("run-1", "limit", counts.rows_answered, counts.rows_left)]
+    assert outcomes(only(shop.run(FACTS))) == (counts.rows_left, 0, counts.rows_answered, 0)
+
+
+def test_second_tries_do_not_wait_for_the_end_of_the_run(shop: Shop) -> None:
+    rows = 3 * CHUNK_ROWS
+    shop.add([f"text {i:05}" for i in range(rows)])
+    engine = CutOffEngine(1)
+    assert outcomes(only(shop.run(FACTS, engine=engine))) == (rows, 0, 0, 0)
+    assert len(engine.texts) == 2 * rows
+    assert engine.texts.index(engine.texts[0], 1) < 2 * CHUNK_ROWS
 
 
 def test_rows_that_were_left_do_not_thin_the_share_of_failures(shop: Shop) -> None:

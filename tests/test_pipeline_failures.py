@@ -199,7 +199,6 @@ def test_an_answer_that_was_cut_off_gets_more_room_once(shop: Shop) -> None:
     counts = only(shop.run(PRICE, engine=engine))
     assert outcomes(counts) == (2, 1, 0, 0)
     assert sorted(engine.texts) == ["a", "a", "b", "b"]
-    assert engine.runs == 2
     assert shop.column("SELECT count(*) FROM reviews_price WHERE price IS NOT NULL") == [3]
 
 

@@ -5,10 +5,11 @@ from datetime import UTC, datetime
 import pytest
 
 from llm_assets.pipeline.layout import common_beginning
-from llm_assets.pipeline.questions import OpenRow, Question, Slice, best_order, side_by_side
+from llm_assets.pipeline.questions import NEAR_THE_END, OpenRow, Question, Slice, best_order, side_by_side
 from llm_assets.records import Partition
+from llm_assets.tables.source_table import CHUNK_ROWS
 from llm_assets.tasks import Task
-from tests.tables.shop import NOTE, SENTIMENT
+from tests.tables.shop import NOTE, SENTIMENT, RecordingEngine, Shop
 
 PART = Slice(Partition(), {}, datetime.now(UTC))
 
@@ -36,18 +37,28 @@ def test_the_questions_about_a_row_are_neighbours_in_the_order_of_the_tasks() ->
 
 def test_rows_keep_their_order() -> None:
     rows = rows_of("bb", "a", "ccc")
-    assert best_order(rows, are_last=False) == rows
+    assert best_order(rows, NEAR_THE_END + 1) == rows
 
 
 def test_rows_whose_texts_begin_alike_become_neighbours() -> None:
     first, second = "Dear customer, " * 5, "Hello, I write to you because " * 5
     rows = rows_of(first + "1", second + "1", first + "2", second + "2")
-    for are_last in (False, True):
-        assert texts_of(best_order(rows, are_last)) == [first + "1", first + "2", second + "1", second + "2"]
+    for rows_after in (0, NEAR_THE_END + 1):
+        assert texts_of(best_order(rows, rows_after)) == [first + "1", first + "2", second + "1", second + "2"]
 
 
 def test_the_last_rows_are_asked_longest_text_first() -> None:
-    assert texts_of(best_order(rows_of("a", "bbb", "cc", "ddd"), are_last=True)) == ["bbb", "ddd", "cc", "a"]
+    assert texts_of(best_order(rows_of("a", "bbb", "cc", "ddd"), NEAR_THE_END)) == ["bbb", "ddd", "cc", "a"]
+
+
+def test_the_end_of_a_run_is_longer_than_its_last_rows_that_were_read_together(shop: Shop) -> None:
+    texts = [f"{number:04}"[::-1] + "x" * (number % 50) for number in range(2 * CHUNK_ROWS + 1)]
+    shop.add(texts)
+    engine = RecordingEngine()
+    shop.run(NOTE, engine=engine)
+    lengths = [len(text) for text in engine.texts]
+    assert engine.texts[:CHUNK_ROWS] == texts[:CHUNK_ROWS]
+    assert lengths[CHUNK_ROWS:-1] == sorted(lengths[CHUNK_ROWS:-1], reverse=True)
 
 
 @pytest.mark.parametrize(

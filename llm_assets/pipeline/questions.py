@@ -16,6 +16,9 @@ from llm_assets.tasks import Task
 WORTH_SORTING = 0.2
 """Rows are sorted by their texts if so large a share of all characters is the beginning of the text before."""
 
+NEAR_THE_END = 1000
+"""Rows are asked longest text first when no more than so many come after them."""
+
 
 @dataclass(slots=True, eq=False)
 class Slice:
@@ -24,11 +27,14 @@ class Slice:
     partition: Partition
     counts: dict[str, Counts]
     started_at: datetime
+    rows: int = 0
+    """Its rows, as counted when the run began."""
     open_rows: int = 0
     """Rows in the engine's hands, counted once for each task."""
     rows_seen: int = 0
     """Rows that were read and compared."""
     is_read: bool = False
+    is_finished: bool = False
     limit: str | None = None
     """The limit of the run that was reached before its end."""
     error: LLMAssetsError | None = None
@@ -78,6 +84,8 @@ class Chunk:
     questions: int = 0
     texts: Sequence[str] = ()
     token_ids: Future[list[list[int]]] | None = None
+    rows_after: int = 0
+    """Rows of the run that had not been read after it."""
     is_last: bool = False
 
 
@@ -90,11 +98,11 @@ def side_by_side(questions: Sequence[Question], tasks: Sequence[Task]) -> list[l
     return [sorted(row, key=lambda question: order[question.task.name]) for row in rows.values()]
 
 
-def best_order(rows: Sequence[list[Question]], are_last: bool) -> list[list[Question]]:
-    """Return the rows of a chunk in the order in which they are best asked.
+def best_order(rows: Sequence[list[Question]], rows_after: int) -> list[list[Question]]:
+    """Return the rows of a chunk, which so many rows come after, in the order in which they are best asked.
 
     Rows whose texts begin alike become neighbours, so that the later ones find the beginning in the engine's prefix
-    cache however small that is. The last rows of a run are asked longest text first: where long texts have long
+    cache however small that is. Near the end of a run rows are asked longest text first: where long texts have long
     answers, the engine does not end with a few of them. Otherwise rows keep their order.
     """
     by_text = sorted(rows, key=lambda row: row[0].text)
@@ -102,4 +110,4 @@ def best_order(rows: Sequence[list[Question]], are_last: bool) -> list[list[Ques
     shared = sum(common_beginning(text, other) for text, other in pairwise(texts))
     if shared >= WORTH_SORTING * sum(map(len, texts)):
         return by_text
-    return sorted(rows, key=lambda row: -len(row[0].text)) if are_last else list(rows)
+    return sorted(rows, key=lambda row: -len(row[0].text)) if rows_after <= NEAR_THE_END else list(rows)

@@ -63,7 +63,7 @@ class Run:
         """Questions that the engine has not taken yet."""
         self._tokenizing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize")
         """Tokenises the next texts while the engine works; the tokenizer is no Python code, so neither waits."""
-        self._again: list[Question] = []
+        self._again: deque[Question] = deque()
         """Questions whose answer was cut off."""
         self._next_id = 0
         self._expected: Expected | None = None
@@ -80,7 +80,8 @@ class Run:
             for part in self.slices:
                 with failing_alone(part):
                     self.source.check_key(part.partition)
-                    self.outcomes.rows_total += self.source.count(part.partition) * len(self.tasks)
+                    part.rows = self.source.count(part.partition)
+                    self.outcomes.rows_total += part.rows * len(self.tasks)
         self.outcomes.begin()
         todo = [part for part in self.slices if part.error is None]
         try:
@@ -103,7 +104,14 @@ class Run:
         finally:
             self._tokenizing.shutdown(cancel_futures=True)
             self.locks.close()
+        self._check_finished()
         raise_failed(self.slices)
+
+    def _check_finished(self) -> None:
+        """Raise an AccountingError if a partition was begun and did not come to its end."""
+        for part in self.slices:
+            if part.error is None and not part.is_finished:
+                raise AccountingError(f"Partition {part.partition.key!r}: {part.open_rows} rows have no outcome.")
 
     def _work(self, parts: Sequence[Slice], taken: list[Slice]) -> Iterator[PartitionResult]:
         """Work through those partitions that no other run works on, noting which."""
@@ -113,7 +121,7 @@ class Run:
             self._load(first)
             yield from self._receive_all(chain([first], requests))
             while self._again and not self.limits.time_is_up():
-                yield from self._receive_all(self._requests_again())
+                yield from self._receive_all(self._ask_again())
         if self.limits.time_is_up():
             self._stop(taken)
         yield from self._finish_ready()
@@ -145,7 +153,8 @@ class Run:
         chunk = next(chunks, None)
         while chunk is not None:
             ahead = next(chunks, None)
-            yield from self._ask(chunk, ahead is not None and ahead.is_last and ahead.slice is parts[-1])
+            yield from self._ask(chunk)
+            yield from self._ask_again()
             if chunk.is_last:
                 chunk.slice.is_read = True
                 if not chunk.slice.open_rows:
@@ -154,7 +163,9 @@ class Run:
 
     def _chunks(self, parts: Sequence[Slice], taken: list[Slice]) -> Iterator[Chunk]:
         """Read partitions one after another and find out what must be asked."""
+        rows_later = sum(part.rows for part in parts)
         for part in parts:
+            rows_later -= part.rows
             if not self.locks.acquire(self._lock_names(part)):
                 logger.info(
                     "Another run works on partition %r; it is taken up when that has ended.", part.partition.key
@@ -163,7 +174,7 @@ class Run:
             taken.append(part)
             part.started_at = datetime.now(UTC)
             for rows in self._rows(part):
-                yield self._chunk(part, rows)
+                yield self._chunk(part, rows, rows_later)
             yield Chunk(part, is_last=True)
 
     def _rows(self, part: Slice) -> Iterator[Sequence[Row]]:
@@ -180,7 +191,7 @@ class Run:
                 return
             yield rows
 
-    def _chunk(self, part: Slice, rows: Sequence[Row]) -> Chunk:
+    def _chunk(self, part: Slice, rows: Sequence[Row], rows_later: int) -> Chunk:
         # What was answered so far must be in the ledger before the next look into it.
         self.outcomes.commit()
         self._older, self._recent = self._recent, {}
@@ -195,7 +206,7 @@ class Run:
             texts = list(dict.fromkeys(question.text for question in questions))
             token_ids = self._tokenizing.submit(self.pipeline.engine.tokenizer.encode_literal, texts)
         self._waiting.extend(questions)
-        return Chunk(part, len(questions), texts, token_ids)
+        return Chunk(part, len(questions), texts, token_ids, rows_later + max(part.rows - part.rows_seen, 0))
 
     def _lock_names(self, part: Slice) -> list[str]:
         return [f"{self.store.table_name(task.name)} {part.partition.key}" for task in self.tasks]
@@ -235,11 +246,12 @@ class Run:
         while self._ready:
             part = self._ready.pop(0)
             result = self.outcomes.finish(part)
+            part.is_finished = True
             self.locks.release(self._lock_names(part))
             if result is not None:
                 yield result
 
-    def _ask(self, chunk: Chunk, is_last: bool) -> Iterator[Request]:
+    def _ask(self, chunk: Chunk) -> Iterator[Request]:
         """Yield the requests of a chunk's questions."""
         if chunk.token_ids is None:
             return
@@ -248,7 +260,7 @@ class Run:
             token_ids = dict(zip(chunk.texts, chunk.token_ids.result(), strict=True))
             rows = side_by_side([self._waiting.popleft() for _ in range(chunk.questions)], self.tasks)
             if self.settings.max_rows is None:  # with it, a partition's first rows are meant
-                rows = best_order(rows, is_last)
+                rows = best_order(rows, chunk.rows_after)
             self._waiting.extendleft(question for row in reversed(rows) for question in reversed(row))
         for _ in range(chunk.questions):
             with self.watch("prompt"):
@@ -282,16 +294,19 @@ class Run:
             self._open(question.rows)
         return requests
 
-    def _requests_again(self) -> Iterator[Request]:
-        """Yield the requests of answers that were cut off, with more room."""
+    def _ask_again(self) -> Iterator[Request]:
+        """Yield the requests of answers that were cut off so far, with more room."""
         with self.watch("prompt"):
-            questions, self._again = self._again, []
-            token_ids = self.pipeline.engine.tokenizer.encode_literal([question.text for question in questions])
-        for question, ids in zip(questions, token_ids, strict=True):
-            requests = self._numbered(question, self.pipeline.plans()[question.task.name], ids)
-            if not requests:
-                self._asked.pop(question.name, None)
-                self._close(question.rows)
+            texts = list(dict.fromkeys(question.text for question in self._again))
+            token_ids = dict(zip(texts, self.pipeline.engine.tokenizer.encode_literal(texts), strict=True))
+        for _ in range(len(self._again)):
+            with self.watch("prompt"):
+                question = self._again.popleft()
+                plan = self.pipeline.plans()[question.task.name]
+                requests = self._numbered(question, plan, token_ids[question.text])
+                if not requests:
+                    self._asked.pop(question.name, None)
+                    self._close(question.rows)
             yield from requests
 
     def _numbered(self, question: Question, plan: Plan, text_token_ids: list[int]) -> list[Request]:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 
 import psutil
@@ -56,6 +57,20 @@ def test_the_queue_is_filled_as_places_come_free_and_no_further(two_copies):
     assert most <= 17
 
 
+def idle_while_this_process_is_busy(engine: VllmEngine, requests: list[Request]) -> float:
+    """The idle seconds of a run whose outputs are left lying for a while, when there are more requests to hand over."""
+    before = engine.idle_seconds
+    for done, _ in enumerate(engine.run(requests)):
+        if done == 1:
+            time.sleep(3)
+    return engine.idle_seconds - before
+
+
+def test_copies_that_wait_for_this_process_are_idle(two_copies, monkeypatch):
+    monkeypatch.setattr(two_copies.settings, "max_in_flight", 6)
+    assert idle_while_this_process_is_busy(two_copies, [score(number) for number in range(24)]) >= 1
+
+
 def test_text_under_a_constraint_comes_with_its_log_probabilities(two_copies):
     ask = GenerateText({"temperature": 0.0, "max_tokens": 8, "logprobs": 0}, Constraint("regex", "[a-c]{3}"))
     [done] = two_copies.run([Request(7, PREFIX, ask)])
@@ -108,7 +123,7 @@ def test_the_parts_of_a_model_give_the_answers_of_the_whole_and_leave_no_process
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     vllm.envs.disable_envs_cache()
     before = psutil.Process().children(recursive=True)
-    engine = parallel_engine(smollm2, tensor_parallel_size=3)
+    engine = parallel_engine(smollm2, tensor_parallel_size=3, max_in_flight=4)
     try:
         requests = [score(number) for number in range(8)]
         found = {done.id: done for done in engine.run(requests)}
@@ -116,6 +131,7 @@ def test_the_parts_of_a_model_give_the_answers_of_the_whole_and_leave_no_process
             assert found[done.id].scores == pytest.approx(dict(done.scores), abs=LOGPROB_TOLERANCE)
         assert len(processes("VLLM::", before)) >= 3
         assert processes("processes.py", before)
+        assert idle_while_this_process_is_busy(engine, requests) >= 1
     finally:
         engine.close()
     assert not processes("VLLM::", before)

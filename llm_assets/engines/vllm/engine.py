@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from llm_assets.engines.compile_check import check_cost, check_limits
-from llm_assets.engines.idle import IdleClock
 from llm_assets.engines.processes import MARK, end_processes, on_first_end, start_watcher
 from llm_assets.engines.vllm.data_parallel import DataParallelLLM, Refusal
 from llm_assets.engines.vllm.hardware import (
@@ -24,6 +23,7 @@ from llm_assets.engines.vllm.hardware import (
     is_cpu_build,
     prepare_environment,
 )
+from llm_assets.engines.vllm.idle import VllmIdleClock
 from llm_assets.engines.vllm.messages import (
     SamplingCache,
     beam_completion,
@@ -72,7 +72,7 @@ class VllmEngine:
         self._runs = 0
         self._tokens = 0
         """Prompt tokens that vLLM holds."""
-        self._idle = IdleClock()
+        self._idle = VllmIdleClock()
         self._sampling = SamplingCache()
         self._measured: tuple[float, tuple[str, int | None]] | None = None
 
@@ -289,7 +289,6 @@ class VllmEngine:
         else:
             in_flight[name] = request
             self._tokens += len(request.prompt_token_ids)
-            self._idle.submitted()
 
     def _step(self, in_flight: dict[str, Request]) -> Iterator[Completion]:
         """Compute one step of all requests in flight and yield the completions of those that it finished."""
@@ -299,7 +298,7 @@ class VllmEngine:
         except Exception as error:  # whatever vLLM raises here, its engine is gone
             raise self._died(error) from error
         finished = [(in_flight.pop(output.request_id, None), output) for output in outputs if output.finished]
-        self._idle.stepped(len(in_flight))
+        self._idle.stepped()
         for request, output in finished:
             if request is not None:
                 self._tokens -= len(request.prompt_token_ids)
@@ -326,7 +325,7 @@ class VllmEngine:
                 beam_width=ask.beam_width, max_tokens=ask.max_tokens, length_penalty=ask.length_penalty
             )
             prompts: Any = [{"prompt_token_ids": request.prompt_token_ids} for request in group]
-            self._idle.works()
+            self._idle.step()
             try:
                 outputs = self._llm.beam_search(prompts, params)
             except refusals() as error:
@@ -339,7 +338,7 @@ class VllmEngine:
             except Exception as error:  # as in _step
                 raise self._died(error) from error
             finally:
-                self._idle.rests()
+                self._idle.stepped()
             for request, output in zip(group, outputs, strict=True):
                 yield beam_completion(request, output.sequences[0], self.tokenizer)
 
@@ -375,7 +374,7 @@ class VllmEngine:
                 raise ModelError(f"vLLM cannot load model {self.settings.model!r}: {error}") from error
             finally:
                 del os.environ[MARK]
-            self._idle.attach(self._llm.llm_engine.engine_core)
+            self._idle.attach(self._llm.llm_engine.engine_core, self.settings.data_parallel_size)
             # What is here now stays. Each full collection would look through all of it, for a fifth of the host's time.
             gc.collect()
             gc.freeze()
