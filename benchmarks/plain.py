@@ -7,7 +7,6 @@ from typing import Any
 from benchmarks.common import Bench, Side, Turn, compare, demo_texts, median_of, ratios, rounded, speeds
 from benchmarks.prompts import check_shared
 from llm_assets.engines import VllmEngine
-from llm_assets.engines.vllm.hardware import is_cpu_build
 from llm_assets.prompts import ChatPrompt, Tokenizer
 from llm_assets.prompts.template import ROW_TEXT
 from llm_assets.records import GenerateText, ScoreTokens
@@ -32,11 +31,10 @@ def against_plain(bench: Bench, name: str, task: Task, rows: int) -> dict[str, A
     }
     turns = compare(sides, texts, bench.options.rounds, engine.reset_prefix_cache)
     found_ratios, found_speeds = ratios(turns, "pipeline"), speeds(turns, rows)
-    if not is_cpu_build():  # where computing each instruction anew would take most of the time
-        some = texts[: max(rows // UNCACHED, 1)]
-        speed = len(some) / plain(engine, [task], BATCH, cached=False)(some).seconds
-        found_speeds["batches_uncached"] = rounded(speed)
-        found_ratios["pipeline / batches_uncached"] = rounded(found_speeds["pipeline"] / speed)
+    some = texts[: max(rows // UNCACHED, 1)]
+    speed = len(some) / plain(engine, [task], BATCH, cached=False)(some).seconds
+    found_speeds["batches_uncached"] = rounded(speed)
+    found_ratios["pipeline / batches_uncached"] = rounded(found_speeds["pipeline"] / speed)
     return bench.report(
         name,
         found_ratios,
