@@ -7,6 +7,7 @@ import dagster as dg
 from llm_assets.dagster.checks import Checks
 from llm_assets.dagster.checks.specs import check_specs
 from llm_assets.dagster.execute import ExecuteTable, RunConfig, TableEvent, execute_table
+from llm_assets.dagster.keys import KeyOfAsset, asset_key, checked_prefix
 from llm_assets.dagster.metadata import asset_metadata, source_metadata
 from llm_assets.dagster.partitions import Partitions
 from llm_assets.dagster.table import TABLE_METADATA, TableDefinition
@@ -24,6 +25,7 @@ def build_llm_assets(
     *,
     settings: PipelineSettings | None = None,
     checks: Checks | None = None,
+    source_asset: KeyOfAsset | None = None,
     key_prefix: Sequence[str] = (),
     group_name: str = "llm_assets",
     owners: Sequence[str] = (),
@@ -38,7 +40,7 @@ def build_llm_assets(
     execute: ExecuteTable | None = None,
     translate: Callable[[dg.AssetSpec], dg.AssetSpec] | None = None,
 ) -> list[dg.AssetsDefinition | dg.AssetSpec]:
-    """Return the assets of one source table: an external one for the table, and one for each task.
+    """Return the assets of one source table: one for each task, and an external one for the table if none makes it.
 
     The tasks are computed in one step that reads the table once and shares one engine; any subset of them can be
     materialized. A range of partitions is one run with one load of the model.
@@ -49,6 +51,7 @@ def build_llm_assets(
         partitions: How the table is cut; None takes it whole.
         settings: How rows are worked through.
         checks: What is checked of the answers; `Checks.off()` for nothing.
+        source_asset: Key of the asset that makes the table, such as "crm/reviews"; None declares an external one.
         key_prefix: Put before the asset keys.
         group_name: Dagster group of the assets.
         owners: Dagster owners of the assets.
@@ -75,12 +78,14 @@ def build_llm_assets(
         tuple(tasks),
         partitions,
         settings or PipelineSettings(),
-        tuple(key_prefix),
+        checked_prefix(key_prefix),
         database_key,
         source_database_key or database_key,
         engine_key,
         checks or Checks(),
+        None if source_asset is None else asset_key(source_asset),
     )
+    _check_keys(table)
     definition = table.partitions_definition
     specs = [
         dg.AssetSpec(
@@ -113,6 +118,8 @@ def build_llm_assets(
     def answers(context: dg.AssetExecutionContext, config: RunConfig) -> Iterator[TableEvent]:
         yield from (execute or execute_table)(context, table, config)
 
+    if source_asset is not None:
+        return [answers]
     source_spec = dg.AssetSpec(
         table.source_asset,
         description=f"{source.title}, read by llm_assets.",
@@ -149,6 +156,15 @@ def build_failed_rows_job(
         description=f"Ask again about {what}, and about no others.",
         executor_def=executor_def,
     )
+
+
+def _check_keys(table: TableDefinition) -> None:
+    for task in table.tasks:
+        if table.task_asset(task) == table.source_asset:
+            raise ConfigError(
+                f"source_asset is {table.source_asset.to_user_string()}, which is the asset of the task {task.name!r}. "
+                "Give the key of the asset that makes the source table."
+            )
 
 
 def _translated(spec: dg.AssetSpec, translate: Callable[[dg.AssetSpec], dg.AssetSpec]) -> dg.AssetSpec:

@@ -11,6 +11,7 @@ from llm_assets.dagster.automation import Automation, Freshness, automation_cond
 from llm_assets.dagster.checks import Checks
 from llm_assets.dagster.component_ticks import Sensors, TableSchedule
 from llm_assets.dagster.execute import RunConfig, TableEvent, execute_table
+from llm_assets.dagster.keys import AssetKeyParts, KeyPrefix
 from llm_assets.dagster.partitions import AnyPartitions
 from llm_assets.dagster.resource_choice import DatabaseOrKey, EngineChoice, resource_of
 from llm_assets.dagster.scaffold import LLMTableScaffolder
@@ -27,8 +28,8 @@ from llm_assets.tasks import AnyTask, check_tasks
 class LLMTable(dg.Component, dg.Model, dg.Resolvable):
     """Label, extract from and summarize the text rows of a table, with vLLM inside the Dagster run.
 
-    Each task becomes an asset and a table `<table>_<task>`, downstream of an asset for the table itself. There are two
-    jobs, `answer_<table>` and `ask_failed_<table>`, and a schedule if one is set.
+    Each task becomes an asset and a table `<table>_<task>`, downstream of an asset for the table itself, or of the one
+    that makes it. There are two jobs, `answer_<table>` and `ask_failed_<table>`, and a schedule if one is set.
 
     In YAML:
 
@@ -82,7 +83,10 @@ class LLMTable(dg.Component, dg.Model, dg.Resolvable):
         default=None, description="Dagster's own automation: eager, on_missing, or {cron: '0 2 * * *'}."
     )
     freshness: Freshness | None = Field(default=None, description="How old the answers may become.")
-    key_prefix: tuple[str, ...] = Field(default=(), description="Put before the asset keys.")
+    source_asset: AssetKeyParts | None = Field(
+        default=None, description="Key of the asset that makes the table, such as crm/reviews; null declares one."
+    )
+    key_prefix: KeyPrefix = Field(default=(), description="Put before the asset keys.")
     group_name: str = Field(default="llm_assets", description="Dagster group of the assets.")
     owners: tuple[str, ...] = Field(default=(), description="Dagster owners: addresses, or team:name.")
     tags: dict[str, str] = Field(default={}, description="Dagster tags of the assets.")
@@ -141,6 +145,7 @@ class LLMTable(dg.Component, dg.Model, dg.Resolvable):
             self.partitions,
             settings=self.settings,
             checks=self.checks,
+            source_asset=self.source_asset,
             key_prefix=self.key_prefix,
             group_name=self.group_name,
             owners=self.owners,

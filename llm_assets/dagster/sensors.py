@@ -231,8 +231,8 @@ def build_source_sensor(
 ) -> dg.SensorDefinition:
     """Return a sensor that records an event of the source table's asset when the table has changed.
 
-    Assets with the automation `eager` wait for that. Leave it out if another asset makes the table: its events count.
-    A change is another number of rows, or another largest value of the column.
+    Assets with the automation `eager` wait for that. Leave it out if an asset of the project makes the table, which
+    `source_asset` names: its events count. A change is another number of rows, or another largest value of the column.
 
     Args:
         assets: What `build_llm_assets` returned.

@@ -35,11 +35,13 @@ class TableDefinition:
     source_database_key: str
     engine_key: str
     checks: Checks = field(default_factory=Checks, hash=False)
+    made_by: dg.AssetKey | None = None
+    """The key of an asset of the project that makes the source table; None if one is declared for the table."""
 
     @property
     def source_asset(self) -> dg.AssetKey:
-        """The key of the asset that stands for the source table."""
-        return dg.AssetKey([*self.key_prefix, self.source.output_prefix])
+        """The key of the asset that makes the source table, or stands for it."""
+        return self.made_by or dg.AssetKey([*self.key_prefix, self.source.output_prefix])
 
     @property
     def resource_keys(self) -> set[str]:

@@ -83,7 +83,7 @@ def _reasons(
     for item in error.errors(include_url=False):
         loc = item["loc"]
         path, here = _path(loc, values)
-        reason = item["msg"].removeprefix("Value error, ")
+        reason = item["msg"].removeprefix("Value error, ").replace("valid tuple", "valid list")  # YAML has no tuples
         match item["type"]:
             case "extra_forbidden":
                 reason = f"There is no such setting. {did_you_mean(str(loc[-1]), schema.names(path[:-1], values))}"

@@ -43,7 +43,7 @@ WRONG = [
     ("[positive, negative]", "[yes, no]", "10: tasks.0.labels.1: Input should be a valid string. YAML reads yes, no"),
     ("[positive, negative]", "[good, good]", "7: tasks.0: Task 'sentiment': label 'good' is given 2 times."),
     ("[positive, negative]", "", "10: tasks.0.labels: Nothing is written here. The labels; or each"),
-    ("[positive, negative]", "5", "10: tasks.0.labels: Input should be a valid tuple, not 5., or: Input should"),
+    ("[positive, negative]", "5", "10: tasks.0.labels: Input should be a valid list, not 5., or: Input should"),
     ("classify", "clasify", "7: tasks.0.type: There is no type 'clasify'. Did you mean 'classify'?"),
     ("type: classify\n    ", "", "7: tasks.0: The type is missing. Write one of: classify, extract, generate,"),
     ("sentiment", "Sentiment", "8: tasks.0.name: Task name 'Sentiment' must be lower-case letters"),
