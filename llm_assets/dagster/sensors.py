@@ -77,7 +77,7 @@ def build_partitions_sensor(
     keys = sorted(answers.keys)
 
     @dg.sensor(
-        name=name or f"find_partitions_of_{table.source.output_prefix}",
+        name=name or f"find_partitions_of_{table.name}",
         description=f"Makes a partition of every value of {', '.join(each.column for each in dynamic)}.",
         required_resource_keys={table.source_database_key},
         minimum_interval_seconds=minimum_interval_seconds,
@@ -181,7 +181,7 @@ def build_unanswered_sensor(
     keys = sorted(answers.keys)
 
     @dg.sensor(
-        name=name or f"answer_new_rows_of_{table.source.output_prefix}",
+        name=name or f"answer_new_rows_of_{table.name}",
         description=f"Asks for runs when rows of {table.source.name} are unanswered.",
         required_resource_keys={table.database_key, table.source_database_key},
         minimum_interval_seconds=minimum_interval_seconds,
@@ -247,7 +247,7 @@ def build_source_sensor(
     watched = column or (time.column if time else None)
 
     @dg.sensor(
-        name=name or f"watch_{table.source.output_prefix}",
+        name=name or f"watch_{table.name}",
         description=f"Records when the table {table.source.name} has changed.",
         required_resource_keys={table.source_database_key},
         minimum_interval_seconds=minimum_interval_seconds,
