@@ -21,9 +21,10 @@ def views(table: str | None, file: str | None, module: str | None, create: bool,
     from llm_assets.dagster.load import load_project
 
     project = load_project(file, module)
-    if name is not None and table is None and len(project.tables) > 1:
-        project.table(None)  # says which there are: several views cannot have one name
-    for definition in list(project.tables.values()) if table is None else [project.table(table)]:
+    sources = project.sources(table)
+    if name is not None and len(sources) > 1:
+        project.table(table)  # says which there are: several views cannot have one name
+    for definition in sources:
         with shared_database(definition, project.resources) as database:
             view = answered_view(definition, database, name)
             if create:
@@ -47,7 +48,8 @@ def roles(table: str | None, file: str | None, module: str | None, pipeline: str
     from llm_assets.dagster.load import load_project
 
     project = load_project(file, module)
-    definition = project.table(table)
+    sources = project.sources(table)
+    definition = sources[0] if len(sources) == 1 else project.table(table)
     same = True
     if definition.source_database_key != definition.database_key:
         with table_databases(definition, project.resources) as (source, answers):

@@ -7,9 +7,10 @@ import dagster as dg
 from llm_assets.dagster.checks import Checks
 from llm_assets.dagster.checks.specs import check_specs
 from llm_assets.dagster.execute import ExecuteTable, RunConfig, TableEvent, execute_table
+from llm_assets.dagster.keys import KeyOfAsset, asset_key, checked_name, checked_prefix
 from llm_assets.dagster.metadata import asset_metadata, source_metadata
 from llm_assets.dagster.partitions import Partitions
-from llm_assets.dagster.table import TABLE_METADATA, TableDefinition
+from llm_assets.dagster.table import TABLE_METADATA, AssetsOfTable, TableDefinition, assets_of
 from llm_assets.errors import ConfigError
 from llm_assets.pipeline import PipelineSettings, output_table_name
 from llm_assets.secrets import masked
@@ -24,6 +25,8 @@ def build_llm_assets(
     *,
     settings: PipelineSettings | None = None,
     checks: Checks | None = None,
+    name: str | None = None,
+    source_asset: KeyOfAsset | None = None,
     key_prefix: Sequence[str] = (),
     group_name: str = "llm_assets",
     owners: Sequence[str] = (),
@@ -38,10 +41,14 @@ def build_llm_assets(
     execute: ExecuteTable | None = None,
     translate: Callable[[dg.AssetSpec], dg.AssetSpec] | None = None,
 ) -> list[dg.AssetsDefinition | dg.AssetSpec]:
-    """Return the assets of one source table: an external one for the table, and one for each task.
+    """Return the assets of one source table: one for each task, and an external one for the table if none makes it.
 
     The tasks are computed in one step that reads the table once and shares one engine; any subset of them can be
     materialized. A range of partitions is one run with one load of the model.
+
+    The step is `<name>__answers`; run configs and logs have that name, and jobs, schedules and sensors are named alike.
+    It is made of the table's name and not of its tasks, so that it stays when these change: Dagster knows by the names
+    which schedules and sensors are turned on. Where two tables ask about one source, one of them is given a name.
 
     Args:
         source: The table to read.
@@ -49,6 +56,8 @@ def build_llm_assets(
         partitions: How the table is cut; None takes it whole.
         settings: How rows are worked through.
         checks: What is checked of the answers; `Checks.off()` for nothing.
+        name: What the step is named for, and jobs, schedule and sensors; the prefix and the table if not given.
+        source_asset: Key of the asset that makes the table, such as "crm/reviews"; None declares an external one.
         key_prefix: Put before the asset keys.
         group_name: Dagster group of the assets.
         owners: Dagster owners of the assets.
@@ -75,12 +84,15 @@ def build_llm_assets(
         tuple(tasks),
         partitions,
         settings or PipelineSettings(),
-        tuple(key_prefix),
+        checked_prefix(key_prefix),
         database_key,
         source_database_key or database_key,
         engine_key,
         checks or Checks(),
+        None if source_asset is None else asset_key(source_asset),
+        None if name is None else checked_name(name),
     )
+    _check_keys(table)
     definition = table.partitions_definition
     specs = [
         dg.AssetSpec(
@@ -102,7 +114,7 @@ def build_llm_assets(
         specs = [_translated(spec, translate) for spec in specs]
 
     @dg.multi_asset(
-        name=dg.AssetKey([*key_prefix, source.output_prefix, "answers"]).to_python_identifier(),
+        name=f"{table.name}__answers",
         specs=specs,
         check_specs=check_specs(table, definition),
         can_subset=True,
@@ -113,6 +125,8 @@ def build_llm_assets(
     def answers(context: dg.AssetExecutionContext, config: RunConfig) -> Iterator[TableEvent]:
         yield from (execute or execute_table)(context, table, config)
 
+    if source_asset is not None:
+        return [answers]
     source_spec = dg.AssetSpec(
         table.source_asset,
         description=f"{source.title}, read by llm_assets.",
@@ -124,7 +138,7 @@ def build_llm_assets(
 
 
 def build_failed_rows_job(
-    assets: Sequence[dg.AssetsDefinition | dg.AssetSpec],
+    assets: AssetsOfTable,
     kinds: Sequence[str] = (),
     name: str | None = None,
     executor_def: dg.ExecutorDefinition | None = None,
@@ -134,21 +148,29 @@ def build_failed_rows_job(
     Args:
         assets: What `build_llm_assets` returned.
         kinds: Kinds of failures to ask again; none given is all.
-        name: The job's name; `ask_failed_<table>` if not given.
+        name: The job's name; `ask_failed_<name of the table>` if not given.
         executor_def: How the job's steps are run.
     """
-    [answers] = [item for item in assets if isinstance(item, dg.AssetsDefinition)]
+    answers, table = assets_of(assets)
     config = RunConfig(only_failed=True, failure_kinds=list(kinds))
     config.applied_to(PipelineSettings())
-    table = answers.op.name.removesuffix("__answers")
-    what = f"the rows of {table} that failed" + (f" with {', '.join(kinds)}" if kinds else "")
+    what = f"the rows of {table.name} that failed" + (f" with {', '.join(kinds)}" if kinds else "")
     return dg.define_asset_job(
-        name or f"ask_failed_{table}",
+        name or f"ask_failed_{table.name}",
         selection=dg.AssetSelection.assets(*answers.keys),
         config=dg.RunConfig(ops={answers.op.name: config}),
         description=f"Ask again about {what}, and about no others.",
         executor_def=executor_def,
     )
+
+
+def _check_keys(table: TableDefinition) -> None:
+    for task in table.tasks:
+        if table.task_asset(task) == table.source_asset:
+            raise ConfigError(
+                f"source_asset is {table.source_asset.to_user_string()}, which is the asset of the task {task.name!r}. "
+                "Give the key of the asset that makes the source table."
+            )
 
 
 def _translated(spec: dg.AssetSpec, translate: Callable[[dg.AssetSpec], dg.AssetSpec]) -> dg.AssetSpec:

@@ -11,12 +11,13 @@ from llm_assets.dagster.automation import Automation, Freshness, automation_cond
 from llm_assets.dagster.checks import Checks
 from llm_assets.dagster.component_ticks import Sensors, TableSchedule
 from llm_assets.dagster.execute import RunConfig, TableEvent, execute_table
+from llm_assets.dagster.keys import AssetKeyParts, GroupName, KeyPrefix, Name, Owner, Tags, asset_key
 from llm_assets.dagster.partitions import AnyPartitions
 from llm_assets.dagster.resource_choice import DatabaseOrKey, EngineChoice, resource_of
 from llm_assets.dagster.scaffold import LLMTableScaffolder
-from llm_assets.dagster.table import TableDefinition
+from llm_assets.dagster.table import TableDefinition, assets_of, check_together
 from llm_assets.dagster.yaml_schema import SettingsSchema
-from llm_assets.dagster.yaml_values import environment_variable, located, rendered
+from llm_assets.dagster.yaml_values import environment_variable, located, rendered, told_at
 from llm_assets.errors import ConfigError
 from llm_assets.pipeline import PipelineSettings
 from llm_assets.tables import Source
@@ -27,8 +28,8 @@ from llm_assets.tasks import AnyTask, check_tasks
 class LLMTable(dg.Component, dg.Model, dg.Resolvable):
     """Label, extract from and summarize the text rows of a table, with vLLM inside the Dagster run.
 
-    Each task becomes an asset and a table `<table>_<task>`, downstream of an asset for the table itself. There are two
-    jobs, `answer_<table>` and `ask_failed_<table>`, and a schedule if one is set.
+    Each task becomes an asset and a table `<table>_<task>`, downstream of an asset for the table itself, or of the one
+    that makes it. There are two jobs, `answer_<table>` and `ask_failed_<table>`, and a schedule if one is set.
 
     In YAML:
 
@@ -82,10 +83,17 @@ class LLMTable(dg.Component, dg.Model, dg.Resolvable):
         default=None, description="Dagster's own automation: eager, on_missing, or {cron: '0 2 * * *'}."
     )
     freshness: Freshness | None = Field(default=None, description="How old the answers may become.")
-    key_prefix: tuple[str, ...] = Field(default=(), description="Put before the asset keys.")
-    group_name: str = Field(default="llm_assets", description="Dagster group of the assets.")
-    owners: tuple[str, ...] = Field(default=(), description="Dagster owners: addresses, or team:name.")
-    tags: dict[str, str] = Field(default={}, description="Dagster tags of the assets.")
+    name: Name | None = Field(
+        default=None,
+        description="What the step, jobs, schedule and sensors are named for; key_prefix and table if not given.",
+    )
+    source_asset: AssetKeyParts | None = Field(
+        default=None, description="Key of the asset that makes the table, such as crm/reviews; null declares one."
+    )
+    key_prefix: KeyPrefix = Field(default=(), description="Put before the asset keys.")
+    group_name: GroupName = Field(default="llm_assets", description="Dagster group of the assets.")
+    owners: tuple[Owner, ...] = Field(default=(), description="Dagster owners: addresses, or team:name.")
+    tags: Tags = Field(default={}, description="Dagster tags of the assets.")
     pool: str | None = Field(
         default="gpu", description="Concurrency pool, so that runs take turns at the GPU; null sets no limit."
     )
@@ -102,9 +110,7 @@ class LLMTable(dg.Component, dg.Model, dg.Resolvable):
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:
         if self.schedule is not None:
-            keys = ("database", "database", "engine")
-            table = TableDefinition(self.source, self.tasks, self.partitions, self.settings, self.key_prefix, *keys)
-            self.schedule.expression(table)
+            self.schedule.expression(self._definition())
         return self
 
     def execute(
@@ -135,12 +141,34 @@ class LLMTable(dg.Component, dg.Model, dg.Resolvable):
         engine_key, engine = resource_of(self.engine, "engine")
         database_key, database = resource_of(self.database, "database")
         source_key, source = resource_of(self.source_database or self.database, "database")
-        assets = build_llm_assets(
+        assets = self._assets(database_key, source_key, engine_key)
+        answers, table = assets_of(assets)
+        if self._shares_source(context):
+            assets = [answers]
+        job = dg.define_asset_job(
+            f"answer_{table.name}",
+            selection=dg.AssetSelection.assets(*answers.keys),
+            description=f"Answer the rows of {self.source.name} that are new or changed.",
+        )
+        return dg.Definitions(
+            assets=assets,
+            jobs=[job, build_failed_rows_job(assets)],
+            schedules=[] if self.schedule is None else [self.schedule.build(assets, job)],
+            sensors=[each.build(assets) for each in self.sensors.given().values()],
+            resources={**engine, **database, **source},
+        )
+
+    def _assets(
+        self, database_key: str = "database", source_database_key: str = "database", engine_key: str = "engine"
+    ) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+        return build_llm_assets(
             self.source,
             self.tasks,
             self.partitions,
             settings=self.settings,
             checks=self.checks,
+            name=self.name,
+            source_asset=self.source_asset,
             key_prefix=self.key_prefix,
             group_name=self.group_name,
             owners=self.owners,
@@ -150,26 +178,47 @@ class LLMTable(dg.Component, dg.Model, dg.Resolvable):
             pool=self.pool,
             max_partitions_per_run=self.max_partitions_per_run,
             database_key=database_key,
-            source_database_key=source_key,
+            source_database_key=source_database_key,
             engine_key=engine_key,
             execute=self.execute,
             translate=self.get_asset_spec,
         )
-        failed_rows_job = build_failed_rows_job(assets)
-        table = failed_rows_job.name.removeprefix("ask_failed_")
-        [answers] = [item for item in assets if isinstance(item, dg.AssetsDefinition)]
-        job = dg.define_asset_job(
-            f"answer_{table}",
-            selection=dg.AssetSelection.assets(*answers.keys),
-            description=f"Answer the rows of {self.source.name} that are new or changed.",
+
+    def _definition(self) -> TableDefinition:
+        """What the table is; the keys of its resources are not those that it has."""
+        return TableDefinition(
+            self.source,
+            self.tasks,
+            self.partitions,
+            self.settings,
+            self.key_prefix,
+            *("database", "database", "engine"),
+            self.checks,
+            None if self.source_asset is None else asset_key(self.source_asset),
+            self.name,
         )
-        return dg.Definitions(
-            assets=assets,
-            jobs=[job, failed_rows_job],
-            schedules=[] if self.schedule is None else [self.schedule.build(assets, job)],
-            sensors=self.sensors.build(assets, table),
-            resources={**engine, **database, **source},
-        )
+
+    def _shares_source(self, context: dg.ComponentLoadContext) -> bool:
+        """Whether another table in the project's files, one that comes before, declares the asset of the same source.
+
+        Raises:
+            ConfigError: another table has the same name, or an asset of the same key.
+        """
+        if context.path == context.defs_module_path:
+            return False  # made in Python, it stands in no folder of the project
+        place, file = context.resolution_context, getattr(context.component_decl, "source_tree", None)
+        if file is not None:
+            place = place.with_source_position_tree(file.source_position_tree).at_path("attributes")
+        own, before, found = self._definition(), True, False
+        for each in context.component_tree.get_all_components(of_type=LLMTable):
+            if each is self:
+                before = False
+                continue
+            other = each._definition()
+            with told_at(place):
+                check_together(own, other)
+            found = found or (before and not other.made_by and other.source_asset == own.source_asset)
+        return found
 
     @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:
@@ -201,11 +250,17 @@ class LLMTable(dg.Component, dg.Model, dg.Resolvable):
                 later[name] = {**choice, "url": variable}
         values = rendered(context, {**written, **later})
         try:
-            return cls.model_validate(values)
+            table = cls.model_validate(values)
         except ValidationError as error:
             schema = SettingsSchema(cls.model_json_schema())
             problems = located(error, written, values, schema, context)
             raise ConfigError(f"These attributes are no {cls.__name__}:\n{problems}") from None
+        with told_at(context, values):
+            assets = table._assets()
+        for name, sensor in table.sensors.given().items():
+            with told_at(context, values, "sensors", name):
+                sensor.build(assets)
+        return table
 
 
 def _attributes(component: type[LLMTable]) -> type[BaseModel]:

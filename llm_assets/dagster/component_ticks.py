@@ -49,11 +49,10 @@ class UnansweredSensor(TableSensor):
         default=parsed_duration("1h"), description="Leave partitions whose run failed alone for so long."
     )
 
-    def build(self, assets: AssetsOfTable, table: str) -> dg.SensorDefinition:
-        """Return Dagster's sensor, named for a table."""
+    def build(self, assets: AssetsOfTable) -> dg.SensorDefinition:
+        """Return Dagster's sensor."""
         return build_unanswered_sensor(
             assets,
-            name=f"answer_new_rows_of_{table}",
             min_rows=self.min_rows,
             max_age=self.max_age,
             time_column=self.time_column,
@@ -70,11 +69,10 @@ class PartitionsSensor(TableSensor):
     request_runs: bool = Field(default=False, description="Ask for a run over the new partitions.")
     remove_gone: bool = Field(default=False, description="Remove partitions whose value is gone.")
 
-    def build(self, assets: AssetsOfTable, table: str) -> dg.SensorDefinition:
-        """Return Dagster's sensor, named for a table."""
+    def build(self, assets: AssetsOfTable) -> dg.SensorDefinition:
+        """Return Dagster's sensor."""
         return build_partitions_sensor(
             assets,
-            name=f"find_partitions_of_{table}",
             request_runs=self.request_runs,
             remove_gone=self.remove_gone,
             minimum_interval_seconds=self.minimum_interval_seconds,
@@ -90,11 +88,10 @@ class SourceSensor(TableSensor):
         default=None, description="A column whose largest value tells of a change, such as updated_at."
     )
 
-    def build(self, assets: AssetsOfTable, table: str) -> dg.SensorDefinition:
-        """Return Dagster's sensor, named for a table."""
+    def build(self, assets: AssetsOfTable) -> dg.SensorDefinition:
+        """Return Dagster's sensor."""
         return build_source_sensor(
             assets,
-            name=f"watch_{table}",
             column=self.column,
             minimum_interval_seconds=self.minimum_interval_seconds,
             default_status=self.status,
@@ -112,8 +109,7 @@ class Sensors(BaseModel):
     partitions: PartitionsSensor | None = Field(default=None, description="Find the values of dynamic partitions.")
     source: SourceSensor | None = Field(default=None, description="Record when the source table has changed.")
 
-    def build(self, assets: AssetsOfTable, table: str) -> list[dg.SensorDefinition]:
-        """Return Dagster's sensors, named for a table."""
-        return [
-            each.build(assets, table) for each in (self.unanswered, self.partitions, self.source) if each is not None
-        ]
+    def given(self) -> dict[str, UnansweredSensor | PartitionsSensor | SourceSensor]:
+        """Return those that are given, by their names here."""
+        found = {"unanswered": self.unanswered, "partitions": self.partitions, "source": self.source}
+        return {name: sensor for name, sensor in found.items() if sensor is not None}

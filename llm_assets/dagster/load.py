@@ -6,7 +6,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,7 +27,7 @@ RANGE = "..."
 
 @dataclass(frozen=True)
 class Project:
-    """The tables of some definitions, by the name of their source, and the resources that they need."""
+    """The tables of some definitions, by their names, and the resources that they need."""
 
     name: str
     """Where the definitions stand: a file or a module."""
@@ -35,19 +35,52 @@ class Project:
     resources: dict[str, Any]
 
     def table(self, name: str | None) -> TableDefinition:
-        """Return a table by the name of its source, or what its output tables begin with; the only one without a name.
+        """Return a table by its name, or that of its source, or what its output tables begin with.
+
+        Without a name, that is the only table.
 
         Raises:
-            ConfigError: there is no such table, or there are several and none was named.
+            ConfigError: there is no such table, or several may be meant.
         """
-        if name is None:
-            if len(self.tables) == 1:
-                return next(iter(self.tables.values()))
-            raise ConfigError(f"{self.name} has several tables. Say which: {', '.join(sorted(self.tables))}.")
+        found = self.tables_of(name)
+        if len(found) == 1:
+            return found[0]
+        if name in self.tables:
+            return self.tables[name]
+        several = f"{self.name} has several tables" + ("" if name is None else f" over {name!r}")
+        raise ConfigError(f"{several}. Say which: {', '.join(table.name for table in found)}.")
+
+    def tables_of(self, name: str | None) -> list[TableDefinition]:
+        """Return the tables of a name, or over a source of that name; all without a name.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        found = [
+            table
+            for table in self.tables.values()
+            if name in (None, table.name, table.source.name, table.source.table, table.source.output_prefix)
+        ]
+        if not found:
+            raise ConfigError(f"There is no table {name!r} in {self.name}. {did_you_mean(str(name), self.tables)}")
+        return found
+
+    def sources(self, name: str | None) -> list[TableDefinition]:
+        """Return all that is asked about a source, or about each: its tables as one, if the answers are in one place.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        together: dict[Any, list[TableDefinition]] = {}
         for table in self.tables.values():
-            if name in (table.source.name, table.source.table, table.source.output_prefix):
-                return table
-        raise ConfigError(f"There is no table {name!r} in {self.name}. {did_you_mean(name, self.tables)}")
+            place = (table.source_database_key, table.database_key, table.settings.output_schema)
+            together.setdefault((table.source, *place), []).append(table)
+        found = [self.tables[name]] if name in self.tables else self.tables_of(name)
+        return [
+            replace(tables[0], tasks=tuple({task.name: task for table in tables for task in table.tasks}.values()))
+            for tables in together.values()
+            if any(table in found for table in tables)
+        ]
 
     def task(self, name: str, table: str | None = None) -> tuple[TableDefinition, Task]:
         """Return a task by its own name or that of its output table, with its table.
@@ -55,7 +88,7 @@ class Project:
         Raises:
             ConfigError: there is no such task, or several tables have one and none was named.
         """
-        tables = [self.table(table)] if table is not None else list(self.tables.values())
+        tables = self.tables_of(table)
         found = [
             (definition, task)
             for definition in tables
@@ -66,10 +99,18 @@ class Project:
             names = {task.name for definition in tables for task in definition.tasks}
             place = self.name if table is None else f"table {table!r}"
             raise ConfigError(f"There is no task {name!r} in {place}. {did_you_mean(name, names)}")
-        if len(found) > 1:
-            names = ", ".join(output_table_name(definition.source, task) for definition, task in found)
-            raise ConfigError(f"Several tables have a task {name!r}. Say which one by its output table: {names}.")
-        return found[0]
+        if len(found) == 1:
+            return found[0]
+        for definition, task in found:
+            if table == definition.name:
+                return definition, task
+        outputs = [output_table_name(definition.source, task) for definition, task in found]
+        if len(set(outputs)) < len(found):
+            names = ", ".join(definition.name for definition, _ in found)
+            raise ConfigError(f"Several tables have a task {name!r}. Say which by the table: {names}.")
+        raise ConfigError(
+            f"Several tables have a task {name!r}. Say which one by its output table: {', '.join(outputs)}."
+        )
 
     @contextmanager
     def pipeline(self, table: TableDefinition, tasks: Sequence[Task] | None = None) -> Iterator[Pipeline]:
@@ -110,7 +151,7 @@ def load_project(
     for spec in definitions.resolve_all_asset_specs():
         table = spec.metadata.get(TABLE_METADATA)
         if isinstance(table, TableDefinition):
-            tables.setdefault(table.source.name, table)
+            tables[table.name] = table
     if not tables:
         raise ConfigError(
             f"{name} has no table of llm_assets. Add the assets of build_llm_assets(...) to its dg.Definitions."

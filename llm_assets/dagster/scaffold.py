@@ -60,6 +60,8 @@ attributes:
   # sensors: {{unanswered: {{min_rows: 100, max_age: 6h}}}}
   # checks: {{failures: {{max_share: 0.02}}, coverage: {{blocking: true}}}}
   # settings: {{max_failed_share: 0.1, output_schema: answers}}
+  # name: {table}_labels              what jobs and sensors are named for, where two tables ask about one source
+  # source_asset: crm/{table}         the key of the asset that makes the table, if the project has one
   # group_name: {group}
   # owners: [team:support]
   # tags: {{domain: support}}

@@ -99,7 +99,7 @@ def build_schedule(
     keys = sorted(answers.keys)
 
     @dg.schedule(
-        name=name or f"{table.source.output_prefix}_schedule",
+        name=name or f"{table.name}_schedule",
         cron_schedule=cron,
         execution_timezone=zone,
         description=f"Answers the rows of {table.source.name}.",

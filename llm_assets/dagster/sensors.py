@@ -77,7 +77,7 @@ def build_partitions_sensor(
     keys = sorted(answers.keys)
 
     @dg.sensor(
-        name=name or f"find_partitions_of_{table.source.output_prefix}",
+        name=name or f"find_partitions_of_{table.name}",
         description=f"Makes a partition of every value of {', '.join(each.column for each in dynamic)}.",
         required_resource_keys={table.source_database_key},
         minimum_interval_seconds=minimum_interval_seconds,
@@ -181,7 +181,7 @@ def build_unanswered_sensor(
     keys = sorted(answers.keys)
 
     @dg.sensor(
-        name=name or f"answer_new_rows_of_{table.source.output_prefix}",
+        name=name or f"answer_new_rows_of_{table.name}",
         description=f"Asks for runs when rows of {table.source.name} are unanswered.",
         required_resource_keys={table.database_key, table.source_database_key},
         minimum_interval_seconds=minimum_interval_seconds,
@@ -231,8 +231,8 @@ def build_source_sensor(
 ) -> dg.SensorDefinition:
     """Return a sensor that records an event of the source table's asset when the table has changed.
 
-    Assets with the automation `eager` wait for that. Leave it out if another asset makes the table: its events count.
-    A change is another number of rows, or another largest value of the column.
+    Assets with the automation `eager` wait for that. Leave it out if an asset of the project makes the table, which
+    `source_asset` names: its events count. A change is another number of rows, or another largest value of the column.
 
     Args:
         assets: What `build_llm_assets` returned.
@@ -247,7 +247,7 @@ def build_source_sensor(
     watched = column or (time.column if time else None)
 
     @dg.sensor(
-        name=name or f"watch_{table.source.output_prefix}",
+        name=name or f"watch_{table.name}",
         description=f"Records when the table {table.source.name} has changed.",
         required_resource_keys={table.source_database_key},
         minimum_interval_seconds=minimum_interval_seconds,

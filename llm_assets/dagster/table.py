@@ -8,6 +8,7 @@ import dagster as dg
 
 from llm_assets.dagster.checks import Checks
 from llm_assets.dagster.partitions import MultiPartitions, Partitions, TimePartitions
+from llm_assets.errors import ConfigError
 from llm_assets.pipeline import Pipeline, PipelineSettings, output_table_name
 from llm_assets.records import Partition
 from llm_assets.tables import Source
@@ -35,11 +36,20 @@ class TableDefinition:
     source_database_key: str
     engine_key: str
     checks: Checks = field(default_factory=Checks, hash=False)
+    made_by: dg.AssetKey | None = None
+    """The key of an asset of the project that makes the source table; None if one is declared for the table."""
+    given_name: str | None = None
+    """What its step, jobs, schedule and sensors are named for; None is the prefix and the source."""
+
+    @property
+    def name(self) -> str:
+        """What its step, jobs, schedule and sensors are named for: each table of a project has another."""
+        return self.given_name or dg.AssetKey([*self.key_prefix, self.source.output_prefix]).to_python_identifier()
 
     @property
     def source_asset(self) -> dg.AssetKey:
-        """The key of the asset that stands for the source table."""
-        return dg.AssetKey([*self.key_prefix, self.source.output_prefix])
+        """The key of the asset that makes the source table, or stands for it."""
+        return self.made_by or dg.AssetKey([*self.key_prefix, self.source.output_prefix])
 
     @property
     def resource_keys(self) -> set[str]:
@@ -107,3 +117,21 @@ def assets_of(assets: AssetsOfTable) -> tuple[dg.AssetsDefinition, TableDefiniti
     [answers] = [item for item in assets if isinstance(item, dg.AssetsDefinition) and item.is_executable]
     [table, *_] = [spec.metadata[TABLE_METADATA] for spec in answers.specs if TABLE_METADATA in spec.metadata]
     return answers, table
+
+
+def check_together(table: TableDefinition, other: TableDefinition) -> None:
+    """Raise a ConfigError if two tables cannot be in one project."""
+    assets = {other.task_asset(task) for task in other.tasks}
+    for task in table.tasks:
+        if table.task_asset(task) in assets:
+            raise ConfigError(
+                f"Two tables have the asset {table.task_asset(task).to_user_string()}: both ask {task.name!r} about "
+                f"{table.source.name!r}. Name one of the two tasks otherwise."
+            )
+    if table.name == other.name:
+        first, second = (", ".join(task.name for task in each.tasks) for each in (table, other))
+        own = f"{table.name}_{table.tasks[0].name}"
+        raise ConfigError(
+            f"Two tables are named {table.name!r}, the one that asks {first} and the one that asks {second}. Dagster "
+            f"tells their steps and jobs apart by names: give one of them its own, name: {own}."
+        )

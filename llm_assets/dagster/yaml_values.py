@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
 from pydantic import ValidationError
 
 from llm_assets.dagster.yaml_schema import SettingsSchema, has
-from llm_assets.errors import did_you_mean
+from llm_assets.errors import ConfigError, did_you_mean
 
 TEMPLATE = re.compile(r"\{\{|\{%")
 ENVIRONMENT_VARIABLE = re.compile(r"\s*\{\{\s*env(?:\.(\w+)|\(\s*(['\"])(\w+)\2\s*\))\s*\}\}\s*")
@@ -70,6 +71,40 @@ def located(
     return "\n".join(text for _, text in sorted(lines, key=lambda item: item[0]))
 
 
+@contextmanager
+def told_at(context: dg.ResolutionContext, values: Any = None, *path: str | int) -> Iterator[None]:
+    """Put file, line and place of a setting before what is wrong when definitions are built from settings.
+
+    Args:
+        context: Where the attributes begin.
+        values: The attributes.
+        path: Where in them the setting is; a message may begin with the place of one inside.
+    """
+    try:
+        yield
+    except (ConfigError, dg.DagsterInvalidDefinitionError) as error:
+        inside = (*path, *_begun_with(str(error), values, path))
+        place = ".".join(map(str, (*context.path, *inside)))
+        raise ConfigError(f"{_position(context, inside)[1]}{place}: {error}") from error
+
+
+def _begun_with(message: str, values: Any, path: Path) -> Path:
+    """Return the place of the setting that a message begins with, and of what it quotes of it."""
+    for part in path:
+        values = values[part] if has(values, part) else None
+    found: list[str | int] = []
+    for part in re.split(r"[^\w.]", message, maxsplit=1)[0].split("."):
+        if not has(values, part):
+            break
+        found.append(part)
+        values = values[part]
+    items = values if isinstance(values, Mapping) else dict(enumerate(values)) if isinstance(values, list) else {}
+    if found:
+        quoted = (key for key, item in items.items() if repr(key) in message or repr(item) in message)
+        found += [*quoted][:1]
+    return tuple(found)
+
+
 def _position(context: dg.ResolutionContext, path: Path) -> tuple[int, str]:
     if context.source_position_tree is None:
         return 0, ""
@@ -83,7 +118,7 @@ def _reasons(
     for item in error.errors(include_url=False):
         loc = item["loc"]
         path, here = _path(loc, values)
-        reason = item["msg"].removeprefix("Value error, ")
+        reason = item["msg"].removeprefix("Value error, ").replace("valid tuple", "valid list")  # YAML has no tuples
         match item["type"]:
             case "extra_forbidden":
                 reason = f"There is no such setting. {did_you_mean(str(loc[-1]), schema.names(path[:-1], values))}"

@@ -57,8 +57,9 @@ class Project:
         while error is not None and not isinstance(error, ConfigError):
             error = error.__cause__
         assert error is not None, caught.value
-        first, *lines = str(error).splitlines()
-        assert first == f"These attributes are no {kind.__name__}:"
+        lines = str(error).splitlines()
+        if len(lines) > 1:
+            assert lines.pop(0) == f"These attributes are no {kind.__name__}:"
         file = str(folder / "defs.yaml")
         assert all(line.startswith(f"{file}:") for line in lines)
         found = [line.removeprefix(f"{file}:").split(": ", 1) for line in lines]

@@ -43,7 +43,7 @@ WRONG = [
     ("[positive, negative]", "[yes, no]", "10: tasks.0.labels.1: Input should be a valid string. YAML reads yes, no"),
     ("[positive, negative]", "[good, good]", "7: tasks.0: Task 'sentiment': label 'good' is given 2 times."),
     ("[positive, negative]", "", "10: tasks.0.labels: Nothing is written here. The labels; or each"),
-    ("[positive, negative]", "5", "10: tasks.0.labels: Input should be a valid tuple, not 5., or: Input should"),
+    ("[positive, negative]", "5", "10: tasks.0.labels: Input should be a valid list, not 5., or: Input should"),
     ("classify", "clasify", "7: tasks.0.type: There is no type 'clasify'. Did you mean 'classify'?"),
     ("type: classify\n    ", "", "7: tasks.0: The type is missing. Write one of: classify, extract, generate,"),
     ("sentiment", "Sentiment", "8: tasks.0.name: Task name 'Sentiment' must be lower-case letters"),
@@ -86,6 +86,52 @@ WRONG = [
     ("6h", "soon", "25: sensors.unanswered.max_age: 'soon' is no duration."),
     ("unanswered", "unansward", "25: sensors.unansward: There is no such setting. Did you mean 'unanswered'?"),
 ]
+
+
+OWNER, PARTS = "The owner 'support' is neither an address nor a team.", "key_prefix has the part 'a/b'. A part has"
+PAIRS = """partitions:
+  type: multi
+  dimensions: {day: {type: time, column: at, start: 2026-11-01}, country: {type: dynamic, column: country}}
+"""
+
+BUILT_WRONG = [
+    ("checks:\n  accuracy:\n    gold: {mood: gold}\n", "8: checks.accuracy.gold.mood: checks.accuracy.gold names the"),
+    (
+        "checks:\n  grounded:\n    skip: [nope]\n",
+        "8: checks.grounded.skip.0: checks.grounded.skip names the field 'nope'",
+    ),
+    (
+        "sensors:\n  source: {}\n  partitions: {}\n",
+        "8: sensors.partitions: The table 'reviews' has no DynamicPartitions",
+    ),
+    ("sensors:\n  unanswered:\n    max_age: 6h\n", "8: sensors.unanswered.max_age: max_age needs the time of a row"),
+    (
+        PAIRS + "sensors:\n  partitions:\n    request_runs: true\n",
+        "11: sensors.partitions.request_runs: request_runs is for partitions by one column.",
+    ),
+    (
+        "source_asset: reviews_sentiment\n",
+        "6: source_asset: source_asset is reviews_sentiment, which is the asset of the",
+    ),
+    ("owners:\n  - team:crm\n  - support\n", f"8: owners.1: {OWNER}"),
+    (
+        "tags:\n  a: b\n  a b!: x\n",
+        "8: tags.a b!: The tag 'a b!': Found invalid tag keys: ['a b!']. Allowed characters",
+    ),
+    ("tags: {tier: 1}\n", "6: tags.tier: Input should be a valid string, not 1."),
+    ("group_name: my group\n", '6: group_name: "my group" is not a valid asset group name.'),
+    ("key_prefix: shop\n", "6: key_prefix: Input should be a valid list, not 'shop'."),
+    ("key_prefix: [a/b]\n", f"6: key_prefix: {PARTS} letters, digits, - and _; several parts are several items"),
+    ("pool: a pool\n", '0: attributes: Pool "a pool" is not a valid pool name.'),
+]
+
+
+@pytest.mark.parametrize(("added", "expected"), BUILT_WRONG)
+def test_an_error_of_what_is_built_from_the_settings_has_its_line_too(
+    project: Project, added: str, expected: str
+) -> None:
+    [line] = project.refused(SMALL + added)
+    assert line.startswith(expected), line
 
 
 @pytest.mark.parametrize(("written", "instead", "expected"), WRONG)
