@@ -1,17 +1,19 @@
 """What each check finds: it passes and fails on rows that were made so, in real runs."""
 
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 from pydantic import BaseModel, field_validator
 
+from llm_assets.dagster import DatabaseResource
 from llm_assets.dagster.checks.finding import Subject
 from llm_assets.dagster.checks.labels import wilson
-from llm_assets.pipeline import Pipeline
+from llm_assets.pipeline import Pipeline, PipelineSettings
 from llm_assets.records import Partition
 from llm_assets.sampling import Sampling
-from llm_assets.tables import Database, Source
+from llm_assets.tables import Database, Source, Unanswered
 from llm_assets.tasks import Classify, Extract, Generate
 from tests.dagster.answers import (
     FACTS,
@@ -55,6 +57,44 @@ def test_coverage_counts_rows_without_an_outcome_and_shows_them(reviews: Reviews
     assert [row["id"] for row in examples(found)] == [10, 11]
     allowed = reviews.assets(SENTIMENT, checks={"coverage": {"max_missing_share": 0.4}})
     assert reviews.check(allowed, instance, FIRST)["coverage"].passed
+
+
+@pytest.mark.parametrize("days", [True, False], ids=["daily", "whole"])
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["one database", "two"])
+def test_as_many_new_rows_as_are_gone_are_missing(
+    reviews: Reviews, instance: dg.DagsterInstance, tmp_path: Path, days: bool, elsewhere: bool
+) -> None:
+    options: dict[str, Any] = {"days": days}
+    resources = {}
+    if elsewhere:
+        options |= {"database_key": "answers", "source_database_key": "database"}
+        resources["answers"] = DatabaseResource(url=f"sqlite:///{tmp_path / 'answers.db'}")
+    reviews.add([f"text {n}" for n in range(8)] + [""])
+    assets = reviews.assets(SENTIMENT, **options)
+    partition = FIRST if days else None
+    result = reviews.run(assets, instance=instance, partition_key=partition, more_resources=resources)
+    assert by_name(result)["coverage"].passed
+    reviews.execute("DELETE FROM reviews WHERE id <= 3")
+    reviews.add(["new", "newer", None], first_id=20)
+    found = reviews.check(assets, instance, partition, more_resources=resources)["coverage"]
+    assert not found.passed
+    assert str(found.description).startswith("3 of 9 (33.3 %) source rows are neither answered nor failed.")
+    assert [number(found, f"rows_{name}") for name in ("answered", "failed", "missing")] == [5, 1, 3]
+    assert [row["id"] for row in examples(found)] == [20, 21, 22]
+
+
+def test_answers_that_are_kept_of_gone_rows_cover_no_others(reviews: Reviews, instance: dg.DagsterInstance) -> None:
+    reviews.add([f"text {n}" for n in range(9)])
+    assets = reviews.assets(SENTIMENT, settings=PipelineSettings(keep_removed=True))
+    reviews.run(assets, instance=instance, partition_key=FIRST)
+    reviews.execute("DELETE FROM reviews WHERE id <= 3")
+    reviews.add(["new", "newer", "newest"], first_id=20)
+    config = {"ops": {"reviews__answers": {"config": {"max_rows": 1}}}}
+    result = reviews.run(assets, instance=instance, partition_key=FIRST, run_config=config)
+    found = by_name(result)["coverage"]
+    assert not found.passed
+    assert [number(found, f"rows_{name}") for name in ("answered", "missing")] == [7, 2]
+    assert by_name(reviews.run(assets, instance=instance, partition_key=FIRST))["coverage"].passed
 
 
 def test_failures_are_a_share_with_their_kinds(reviews: Reviews, instance: dg.DagsterInstance) -> None:
@@ -341,5 +381,7 @@ def test_earlier_partitions_of_two_dimensions_are_alike_in_all_but_the_time(
     database = Database(reviews.url)
     pipeline = Pipeline(Source(table="reviews"), [SENTIMENT], LoadCountingEngine(), database, database)
     answers = pipeline.store.statistics("sentiment")
-    assert Subject(SENTIMENT, Partition(key), answers, pipeline.source, time_place).earlier(5) == earlier
+    unanswered = Unanswered(pipeline.source, pipeline.store, [], None)
+    subject = Subject(SENTIMENT, Partition(key), answers, pipeline.source, unanswered, time_place)
+    assert subject.earlier(5) == earlier
     database.close()

@@ -34,7 +34,6 @@ def test_failures_are_counted_by_kind(shop: Shop) -> None:
     assert found.failures("monday") == {"empty_text": 2}
     assert found.failures("tuesday") == {}
     assert [row["row_key"] for row in found.failure_examples("monday", 1)] == ["2"]
-    assert found.done([(1,), (2,), (99,)]) == {(1,), (2,)}
 
 
 @pytest.mark.parametrize("total", [1, 7, 60])
