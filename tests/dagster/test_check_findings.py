@@ -9,7 +9,7 @@ from pydantic import BaseModel, field_validator
 
 from llm_assets.dagster import DatabaseResource
 from llm_assets.dagster.checks.finding import Subject
-from llm_assets.dagster.checks.labels import wilson
+from llm_assets.dagster.checks.labels import same_label, wilson
 from llm_assets.pipeline import Pipeline, PipelineSettings
 from llm_assets.records import Partition
 from llm_assets.sampling import Sampling
@@ -317,6 +317,88 @@ def test_accuracy_is_measured_on_rows_with_a_right_label(reviews: Reviews, insta
     found = reviews.check(reviews.assets(SENTIMENT, checks=checks), instance, FIRST)["accuracy"]
     assert found.passed
     assert "too few rows to decide" in str(found.description)
+
+
+# By a type of the gold column: what it holds for the first value, and for the second.
+GOLD: dict[str, tuple[list[Any], list[tuple[str, Any, Any]]]] = {
+    "boolean": (
+        [True, False],
+        [
+            ("BOOLEAN", True, False),
+            ("INTEGER", 1, 0),
+            ("DOUBLE PRECISION", 1.0, 0.0),
+            ("TEXT", "true", "false"),
+            ("TEXT", " TRUE ", "False"),
+            ("TEXT", "t", "F"),
+            ("TEXT", "1", "0"),
+        ],
+    ),
+    "integer": (
+        [1, 20],
+        [
+            ("INTEGER", 1, 20),
+            ("REAL", 1.0, 20.0),
+            ("NUMERIC(9, 2)", 1, 20),
+            ("TEXT", "1", "20.0"),
+            ("TEXT", " 1", "2E1"),
+        ],
+    ),
+    "text": (["1", "true"], [("TEXT", "1", "true"), ("TEXT", " 1", "true "), ("CHAR(6)", "1", "true")]),
+    "json": ([1, "high"], [("TEXT", "1", "high"), ("TEXT", "1.0", " high")]),
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "first", "second"),
+    [(values, *gold) for values, golds in GOLD.values() for gold in golds],
+    ids=[f"{name}-{'-'.join(map(str, gold))}" for name, (_, golds) in GOLD.items() for gold in golds],
+)
+def test_right_labels_are_compared_by_the_answers_type(
+    reviews: Reviews, instance: dg.DagsterInstance, values: list[Any], kind: str, first: Any, second: Any
+) -> None:
+    reviews.add([f"row {n}" for n in range(40)])
+    reviews.execute(f"ALTER TABLE reviews ADD COLUMN truth {kind}")
+    schema = {"type": "object", "properties": {"v": {"enum": values}}, "required": ["v"]}
+    checks: dict[str, Any] = {"accuracy": {"gold": {"facts": "truth"}}}
+    assets = reviews.assets(Extract(name="facts", schema=schema), checks=checks)
+    reviews.run(assets, instance=instance, partition_key=FIRST)
+    database = Database(reviews.url)
+    pipeline = Pipeline(
+        Source(table="reviews"), [Extract(name="facts", schema=schema)], LoadCountingEngine(), database, database
+    )
+    answers = pipeline.store.statistics("facts").by_key([(n,) for n in range(1, 41)], "v")
+    assert {str(value) for value in answers.values()} == set(map(str, values))
+    for (key,), value in answers.items():
+        right = first if value == values[0] else second
+        reviews.execute("UPDATE reviews SET truth = :right WHERE id = :key", right=right, key=key)
+    found = reviews.check(assets, instance, FIRST)["accuracy"]
+    assert (number(found, "gold_rows"), number(found, "gold_right")) == (40, 40)
+    reviews.execute("UPDATE reviews SET truth = :second", second=second)
+    found = reviews.check(assets, instance, FIRST)["accuracy"]
+    assert number(found, "gold_right") == sum(value == values[1] for value in answers.values()) < 40
+    assert "no labels" not in str(found.description)
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("label", "gold"),
+    [
+        (True, "yes"),
+        (True, 2),
+        (False, ""),
+        (True, None),
+        (1, "one"),
+        (1, "NaN"),
+        (1, 1.5),
+        (2**63 - 1, float(2**63 - 1)),
+        ("true", True),
+        ("Good", "good"),
+        ("1", 1.0),
+        (None, "None"),
+    ],
+)
+def test_a_right_label_of_another_value_is_another_label(label: object, gold: object) -> None:
+    assert not same_label(label, gold)
 
 
 @pytest.mark.parametrize(
