@@ -54,9 +54,11 @@ class Statistics:
         self._failed = (failures.c.source == source, failures.c.task == task)
 
     @retried
-    def answers(self, partition_key: str) -> int:
-        """Return how many rows of a partition have an answer."""
-        query = sa.select(sa.func.count()).where(self._in(partition_key))
+    def answers(self, partition_key: str | None = None) -> int:
+        """Return how many rows the output table has, or a partition of it."""
+        query = sa.select(sa.func.count()).select_from(self._results)
+        if partition_key is not None:
+            query = query.where(self._in(partition_key))
         with self.database.engine.connect() as connection:
             return connection.execute(query).scalar_one()
 
