@@ -88,7 +88,9 @@ def execute_table(context: dg.AssetExecutionContext, table: TableDefinition, con
                 for task in tasks:
                     name = f"{output_table_name(table.source, task)}, partition {result.partition_key}"
                     _log(context.log, name, task, result)
-                    metadata = materialization_metadata(pipeline, task, result, table.source_asset)
+                    metadata = materialization_metadata(
+                        pipeline, task, result, table.source_asset, whole_table=table.partitions is None
+                    )
                     yield from record.materialized(task, result, metadata)
                 yield from checks.partition(result.partition_key, several)
     yield from record.outputs()

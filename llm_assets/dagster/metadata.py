@@ -91,7 +91,11 @@ def _masked(value: Any) -> Any:
 
 
 def materialization_metadata(
-    pipeline: Pipeline, task: Task, result: PartitionResult, source: dg.AssetKey | None = None
+    pipeline: Pipeline,
+    task: Task,
+    result: PartitionResult,
+    source: dg.AssetKey | None = None,
+    whole_table: bool = False,
 ) -> dict[str, Any]:
     """Return what a run did to one partition of one task: numbers that the UI plots, pictures, rows and the prompt.
 
@@ -102,12 +106,12 @@ def materialization_metadata(
         task: The task.
         result: What it did.
         source: The asset that stands for the source table, to tell from which of its columns the answers are.
+        whole_table: Whether the table has no partitions, so that its rows are counted too.
     """
     counts, statistics = result.counts[task.name], pipeline.store.statistics(task.name)
     key, partition = pipeline.source.key_columns, result.partition_key
     seconds = sum(value for stage, value in result.seconds.items() if stage != "load")
     tokens = counts.prompt_tokens + counts.output_tokens
-    stored = counts.rows_done - counts.rows_failed
     metadata: dict[str, Any] = {
         "dagster/column_schema": column_schema(task, dict(zip(key, statistics.key_types, strict=True)))
     }
@@ -134,8 +138,10 @@ def materialization_metadata(
         if shown is not None:
             metadata[f"{PREFIX}prompt"] = dg.MetadataValue.md(_prompt(pipeline, task, shown, counts.rows_answered > 0))
     metadata[f"{PREFIX}failures"] = dg.MetadataValue.md(failures_query(statistics, partition))
+    if whole_table:
+        metadata["dagster/row_count"] = statistics.answers()
     metadata |= {
-        "dagster/partition_row_count": stored,
+        "dagster/partition_row_count": statistics.answers(partition),
         "dagster/table_name": statistics.table_name,
         f"{PREFIX}rows_read": counts.rows_read,
         f"{PREFIX}rows_answered": counts.rows_answered,
@@ -192,10 +198,7 @@ def preview_table(rows: list[dict[str, Any]], columns: tuple[Column, ...]) -> dg
 
 def failures_query(statistics: Statistics, partition_key: str) -> str:
     """Return Markdown with SQL that lists a partition's failures of a task."""
-    return (
-        f"{code_block(statistics.failures_sql(partition_key), 'sql')}\n\n"
-        "`sql/queries/failed_rows.sql` shows failed rows beside their texts."
-    )
+    return code_block(statistics.failures_sql(partition_key), "sql")
 
 
 def _histograms(statistics: Statistics, partition_key: str) -> dict[str, Any]:

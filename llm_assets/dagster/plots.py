@@ -50,7 +50,7 @@ def label_plot(counts: Mapping[str, int]) -> str:
         shapes += f"M{left} {y + 12}h{count * scale:.0f}"
         names += _text(left - 6, y + 16, name)
         shares += _text(left + count * scale + 5, y + 16, f"{100 * count / total:.3g} %")
-    below = _x_axis(_ticks(0, highest, 2 if left > 110 else 3), left, scale, 0, bottom, "rows")
+    below = _x_axis(_ticks(0, highest, 2 if left > 110 else 3, whole=True), left, scale, 0, bottom, "rows")
     return _svg(bottom + 40, shapes, 18, f"M{left} {TOP}V{bottom}H{WIDTH - 10}", names, shares + below)
 
 

@@ -12,7 +12,7 @@ from llm_assets.tables.source import Source
 from llm_assets.tables.source_table import SourceTable
 from llm_assets.tables.statistics import Histogram, Statistics
 from llm_assets.tables.store import Output, Store
-from llm_assets.tables.unanswered import Unanswered, UnansweredRows
+from llm_assets.tables.unanswered import RowOutcomes, Unanswered, UnansweredRows
 from llm_assets.tables.views import AnsweredView
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Output",
     "PastPartition",
     "ReadOnlyStore",
+    "RowOutcomes",
     "Source",
     "SourceTable",
     "Statistics",

@@ -139,13 +139,13 @@ class SourceTable:
             )
 
     @retried
-    def known(self, partition: Partition, column: str, limit: int) -> dict[Key, str]:
-        """Return the values of a column as text, by key: those of a partition's first rows where it is not NULL."""
+    def known(self, partition: Partition, column: str, limit: int) -> dict[Key, object]:
+        """Return the values of a column by key: those of a partition's first rows where it is not NULL."""
         keys, value = [self._table.c[name] for name in self.key_columns], sa.column(column)
         query = sa.select(*keys, value).select_from(self._table)
         query = query.where(*self.conditions(partition), value.is_not(None)).order_by(*keys).limit(limit)
         with self.database.engine.connect() as connection:
-            return {tuple(row[:-1]): str(_as_text(row[-1])) for row in connection.execute(query)}
+            return {tuple(row[:-1]): _as_text(row[-1]) for row in connection.execute(query)}
 
     @retried
     def keys_at(self, partition: Partition, positions: Collection[int]) -> list[Key]:

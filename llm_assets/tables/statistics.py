@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from llm_assets.records import Column, Key
-from llm_assets.tables.columns import key_text
 from llm_assets.tables.database import Database, retried
 from llm_assets.tables.source_table import CHUNK_ROWS, matches
 
@@ -55,9 +54,11 @@ class Statistics:
         self._failed = (failures.c.source == source, failures.c.task == task)
 
     @retried
-    def answers(self, partition_key: str) -> int:
-        """Return how many rows of a partition have an answer."""
-        query = sa.select(sa.func.count()).where(self._in(partition_key))
+    def answers(self, partition_key: str | None = None) -> int:
+        """Return how many rows the output table has, or a partition of it."""
+        query = sa.select(sa.func.count()).select_from(self._results)
+        if partition_key is not None:
+            query = query.where(self._in(partition_key))
         with self.database.engine.connect() as connection:
             return connection.execute(query).scalar_one()
 
@@ -212,15 +213,6 @@ class Statistics:
         for start in range(0, len(keys), CHUNK_ROWS):
             found |= self._by_key(keys[start : start + CHUNK_ROWS], column)
         return found
-
-    @retried
-    def done(self, keys: Sequence[Key]) -> set[Key]:
-        """Return those of some keys that have an answer or a failure, in whatever partition."""
-        by_text = {key_text(key): key for key in keys}
-        failed = sa.select(self._failures.c.row_key).where(*self._failed, self._failures.c.row_key.in_(list(by_text)))
-        with self.database.engine.connect() as connection:
-            answered = {tuple(row) for row in connection.execute(sa.select(*self._key).where(matches(self._key, keys)))}
-            return answered | {by_text[text] for text in connection.execute(failed).scalars()}
 
     def key_of(self, row: Mapping[str, Any]) -> Key:
         """Return the key of a row that one of these methods returned."""

@@ -1,4 +1,4 @@
-"""Which rows of a source have neither an answer nor a failure, by partition: what a sensor looks at every minute."""
+"""Which rows of a source have neither an answer nor a failure, for sensors that look at it and for the check of it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +35,20 @@ class UnansweredRows:
 
     rows: int = 0
     old: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RowOutcomes:
+    """What became of a partition's rows, each by its own key, for one task.
+
+    `missing` have neither an answer nor a failure; `first_missing` are the first keys of these.
+    """
+
+    rows: int
+    answered: int
+    failed: int
+    missing: int
+    first_missing: tuple[Key, ...]
 
 
 class Unanswered:
@@ -82,21 +96,61 @@ class Unanswered:
                 break
         return found
 
+    def outcomes(self, task: str, partition: Partition, shown: int) -> RowOutcomes:
+        """Return what became of a partition's rows for one of the outputs' tasks.
+
+        A row counts as answered or failed by its own key, under whatever partition that stands.
+
+        Args:
+            task: The task's name.
+            partition: Where to look.
+            shown: So many keys without an outcome are returned.
+        """
+        output = next(output for output in self._outputs if output.task == task)
+        if self._compared_by_database():
+            return self._outcomes(output, partition, shown)
+        rows = answered = failed = missing = 0
+        first: list[Key] = []
+        for page in self._source.read(partition):
+            keys = [row.key for row in page]
+            with_answer, with_failure = self._answered(output, keys), self._failed(output, keys)
+            open_keys = [key for key in keys if key not in with_answer and key not in with_failure]
+            rows += len(keys)
+            answered += len(with_answer)
+            failed += len(with_failure - with_answer)
+            missing += len(open_keys)
+            first += open_keys[: shown - len(first)]
+        return RowOutcomes(rows, answered, failed, missing, tuple(first))
+
+    @retried
+    def _outcomes(self, output: Output, partition: Partition, shown: int) -> RowOutcomes:
+        # Counted first: a row that comes in meanwhile is then missing, and not taken for an answered one.
+        rows = self._source.count(partition)
+        unanswered, not_failed = self._without_answer(output), self._without_failure(output)
+        where = [*self._source.conditions(partition), unanswered]
+        source = self._source.selectable
+        counted = sa.select(sa.func.count(), sa.func.sum(sa.case((not_failed, 1), else_=0))).select_from(source)
+        columns = [self._source.column(name) for name in self._source.key_columns]
+        first = sa.select(*columns).where(*where, not_failed).order_by(*columns).limit(shown)
+        with self.database.engine.connect() as connection:
+            open_rows, missing = connection.execute(counted.where(*where)).one()
+            keys = [tuple(row) for row in connection.execute(first)] if missing else []
+        missing = int(missing or 0)
+        return RowOutcomes(rows, max(rows - open_rows, 0), open_rows - missing, missing, tuple(keys))
+
     def _open_keys(self) -> Iterator[list[Key]]:
         """Yield the keys of unanswered rows, in lists, by comparing those of the source with the output tables."""
         for rows in self._source.read(Partition()):
             keys = [row.key for row in rows]
-            done = [self._done(output, keys) for output in self._outputs]
+            done = [self._answered(output, keys) | self._failed(output, keys) for output in self._outputs]
             if unanswered := [key for key in keys if not all(key in each for each in done)]:
                 yield unanswered
 
-    def _done(self, output: Output, keys: Sequence[Key]) -> set[Key]:
-        done: set[Key] = set()
-        if output.table in self._existing:
-            done |= self._store.answered(output.task, keys).keys()
-        if "llm_failures" in self._existing:
-            done |= self._store.failed(output.task, keys).keys()
-        return done
+    def _answered(self, output: Output, keys: Sequence[Key]) -> set[Key]:
+        return set(self._store.answered(output.task, keys)) if output.table in self._existing else set()
+
+    def _failed(self, output: Output, keys: Sequence[Key]) -> set[Key]:
+        return set(self._store.failed(output.task, keys)) if "llm_failures" in self._existing else set()
 
     @cached_property
     def _existing(self) -> set[str]:
@@ -126,26 +180,30 @@ class Unanswered:
 
     def _is_open(self) -> sa.ColumnElement[bool]:
         """The condition that some task has neither answered a row nor failed at it."""
+        return sa.or_(
+            *(sa.and_(self._without_answer(output), self._without_failure(output)) for output in self._outputs)
+        )
+
+    def _without_answer(self, output: Output) -> sa.ColumnElement[bool]:
+        """The condition that a row has no answer, if one column is the key."""
+        if output.table not in self._existing:
+            return sa.true()
         [name] = self._source.key_columns
-        key = self._source.column(name)
-        each = []
-        for output in self._outputs:
-            conditions: list[sa.ColumnElement[bool]] = [sa.true()]
-            if output.table in self._existing:
-                answers = sa.table(output.table, sa.column(name), schema=self._schema).alias(f"answers_{output.task}")
-                conditions.append(~sa.exists().where(answers.c[name] == key))
-            if "llm_failures" in self._existing:
-                columns = [sa.column(column) for column in ("source", "task", "row_key")]
-                failures = sa.table("llm_failures", *columns, schema=self._schema).alias(f"failures_{output.task}")
-                conditions.append(
-                    ~sa.exists().where(
-                        failures.c.source == self._source.source.name,
-                        failures.c.task == output.task,
-                        failures.c.row_key == sa.cast(key, sa.Text),
-                    )
-                )
-            each.append(sa.and_(*conditions))
-        return sa.or_(*each)
+        answers = sa.table(output.table, sa.column(name), schema=self._schema).alias(f"answers_{output.task}")
+        return ~sa.exists().where(answers.c[name] == self._source.column(name))
+
+    def _without_failure(self, output: Output) -> sa.ColumnElement[bool]:
+        """The condition that a row has not failed, if one column is the key."""
+        if "llm_failures" not in self._existing:
+            return sa.true()
+        [name] = self._source.key_columns
+        columns = [sa.column(column) for column in ("source", "task", "row_key")]
+        failures = sa.table("llm_failures", *columns, schema=self._schema).alias(f"failures_{output.task}")
+        return ~sa.exists().where(
+            failures.c.source == self._source.source.name,
+            failures.c.task == output.task,
+            failures.c.row_key == sa.cast(self._source.column(name), sa.Text),
+        )
 
     def _count(
         self, partitions: Sequence[Partition], old_before: Moment | None, where: sa.ColumnElement[bool], limit: int

@@ -93,9 +93,9 @@ class Reviews:
             Source(table="reviews"), tasks, DAYS if days else None, checks=settings, pool=None, **options
         )
 
-    def run(self, assets, **options: Any) -> dg.ExecuteInProcessResult:
+    def run(self, assets, more_resources: Mapping[str, Any] | None = None, **options: Any) -> dg.ExecuteInProcessResult:
         """Materialize assets, or what `selection` says."""
-        resources = {"database": DatabaseResource(url=self.url), "engine": CountingResource()}
+        resources = {"database": DatabaseResource(url=self.url), "engine": CountingResource(), **(more_resources or {})}
         return dg.materialize(assets, resources=resources, **options)
 
     def check(self, assets, instance: dg.DagsterInstance, partition: str | None = None, **options: Any):

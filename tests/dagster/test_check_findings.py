@@ -1,17 +1,19 @@
 """What each check finds: it passes and fails on rows that were made so, in real runs."""
 
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 from pydantic import BaseModel, field_validator
 
+from llm_assets.dagster import DatabaseResource
 from llm_assets.dagster.checks.finding import Subject
-from llm_assets.dagster.checks.labels import wilson
-from llm_assets.pipeline import Pipeline
+from llm_assets.dagster.checks.labels import same_label, wilson
+from llm_assets.pipeline import Pipeline, PipelineSettings
 from llm_assets.records import Partition
 from llm_assets.sampling import Sampling
-from llm_assets.tables import Database, Source
+from llm_assets.tables import Database, Source, Unanswered
 from llm_assets.tasks import Classify, Extract, Generate
 from tests.dagster.answers import (
     FACTS,
@@ -55,6 +57,44 @@ def test_coverage_counts_rows_without_an_outcome_and_shows_them(reviews: Reviews
     assert [row["id"] for row in examples(found)] == [10, 11]
     allowed = reviews.assets(SENTIMENT, checks={"coverage": {"max_missing_share": 0.4}})
     assert reviews.check(allowed, instance, FIRST)["coverage"].passed
+
+
+@pytest.mark.parametrize("days", [True, False], ids=["daily", "whole"])
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["one database", "two"])
+def test_as_many_new_rows_as_are_gone_are_missing(
+    reviews: Reviews, instance: dg.DagsterInstance, tmp_path: Path, days: bool, elsewhere: bool
+) -> None:
+    options: dict[str, Any] = {"days": days}
+    resources = {}
+    if elsewhere:
+        options |= {"database_key": "answers", "source_database_key": "database"}
+        resources["answers"] = DatabaseResource(url=f"sqlite:///{tmp_path / 'answers.db'}")
+    reviews.add([f"text {n}" for n in range(8)] + [""])
+    assets = reviews.assets(SENTIMENT, **options)
+    partition = FIRST if days else None
+    result = reviews.run(assets, instance=instance, partition_key=partition, more_resources=resources)
+    assert by_name(result)["coverage"].passed
+    reviews.execute("DELETE FROM reviews WHERE id <= 3")
+    reviews.add(["new", "newer", None], first_id=20)
+    found = reviews.check(assets, instance, partition, more_resources=resources)["coverage"]
+    assert not found.passed
+    assert str(found.description).startswith("3 of 9 (33.3 %) source rows are neither answered nor failed.")
+    assert [number(found, f"rows_{name}") for name in ("answered", "failed", "missing")] == [5, 1, 3]
+    assert [row["id"] for row in examples(found)] == [20, 21, 22]
+
+
+def test_answers_that_are_kept_of_gone_rows_cover_no_others(reviews: Reviews, instance: dg.DagsterInstance) -> None:
+    reviews.add([f"text {n}" for n in range(9)])
+    assets = reviews.assets(SENTIMENT, settings=PipelineSettings(keep_removed=True))
+    reviews.run(assets, instance=instance, partition_key=FIRST)
+    reviews.execute("DELETE FROM reviews WHERE id <= 3")
+    reviews.add(["new", "newer", "newest"], first_id=20)
+    config = {"ops": {"reviews__answers": {"config": {"max_rows": 1}}}}
+    result = reviews.run(assets, instance=instance, partition_key=FIRST, run_config=config)
+    found = by_name(result)["coverage"]
+    assert not found.passed
+    assert [number(found, f"rows_{name}") for name in ("answered", "missing")] == [7, 2]
+    assert by_name(reviews.run(assets, instance=instance, partition_key=FIRST))["coverage"].passed
 
 
 def test_failures_are_a_share_with_their_kinds(reviews: Reviews, instance: dg.DagsterInstance) -> None:
@@ -279,6 +319,85 @@ def test_accuracy_is_measured_on_rows_with_a_right_label(reviews: Reviews, insta
     assert "too few rows to decide" in str(found.description)
 
 
+# By a type of the gold column: what it holds for the first value, and for the second.
+GOLD: dict[str, tuple[list[Any], list[tuple[str, Any, Any]]]] = {
+    "boolean": (
+        [True, False],
+        [
+            ("BOOLEAN", True, False),
+            ("INTEGER", 1, 0),
+            ("DOUBLE PRECISION", 1.0, 0.0),
+            ("TEXT", "true", "false"),
+            ("TEXT", " TRUE ", "False"),
+            ("TEXT", "t", "F"),
+            ("TEXT", "1", "0"),
+        ],
+    ),
+    "integer": (
+        [1, 20],
+        [
+            ("INTEGER", 1, 20),
+            ("REAL", 1.0, 20.0),
+            ("NUMERIC(9, 2)", 1, 20),
+            ("TEXT", "1", "20.0"),
+            ("TEXT", " 1", "2E1"),
+        ],
+    ),
+    "text": (["1", "true"], [("TEXT", "1", "true"), ("TEXT", " 1", "true "), ("CHAR(6)", "1", "true")]),
+    "json": ([1, "high"], [("TEXT", "1", "high"), ("TEXT", "1.0", " high")]),
+}
+
+
+@pytest.mark.parametrize("name", GOLD)
+def test_right_labels_are_compared_by_the_answers_type(
+    reviews: Reviews, instance: dg.DagsterInstance, name: str
+) -> None:
+    values, golds = GOLD[name]
+    reviews.add([f"row {n}" for n in range(40)])
+    schema = {"type": "object", "properties": {"v": {"enum": values}}, "required": ["v"]}
+    task = Extract(name="facts", schema=schema)
+    reviews.run(reviews.assets(task), instance=instance, partition_key=FIRST)
+    database = Database(reviews.url)
+    pipeline = Pipeline(Source(table="reviews"), [task], LoadCountingEngine(), database, database)
+    answers = pipeline.store.statistics("facts").by_key([(n,) for n in range(1, 41)], "v")
+    database.close()
+    keys = [", ".join(str(key) for (key,), answer in answers.items() if answer == value) for value in values]
+    assert all(keys)
+    for column, (kind, *right) in enumerate(golds):
+        reviews.execute(f"ALTER TABLE reviews ADD COLUMN gold_{column} {kind}")
+        for value, some in zip(right, keys, strict=True):
+            reviews.execute(f"UPDATE reviews SET gold_{column} = :value WHERE id IN ({some})", value=value)
+        checks: dict[str, Any] = {"accuracy": {"gold": {"facts": f"gold_{column}"}}}
+        assets = reviews.assets(task, checks=checks)
+        found = reviews.check(assets, instance, FIRST)["accuracy"]
+        assert (number(found, "gold_rows"), number(found, "gold_right")) == (40, 40)
+        reviews.execute(f"UPDATE reviews SET gold_{column} = :value", value=right[1])
+        found = reviews.check(assets, instance, FIRST)["accuracy"]
+        assert number(found, "gold_right") == sum(value == values[1] for value in answers.values())
+        assert "no labels" not in str(found.description)
+
+
+@pytest.mark.parametrize(
+    ("label", "gold"),
+    [
+        (True, "yes"),
+        (True, 2),
+        (False, ""),
+        (True, None),
+        (1, "one"),
+        (1, "NaN"),
+        (1, 1.5),
+        (2**63 - 1, float(2**63 - 1)),
+        ("true", True),
+        ("Good", "good"),
+        ("1", 1.0),
+        (None, "None"),
+    ],
+)
+def test_a_right_label_of_another_value_is_another_label(label: object, gold: object) -> None:
+    assert not same_label(label, gold)
+
+
 @pytest.mark.parametrize(
     ("right", "rows", "low", "high"), [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0)]
 )
@@ -341,5 +460,7 @@ def test_earlier_partitions_of_two_dimensions_are_alike_in_all_but_the_time(
     database = Database(reviews.url)
     pipeline = Pipeline(Source(table="reviews"), [SENTIMENT], LoadCountingEngine(), database, database)
     answers = pipeline.store.statistics("sentiment")
-    assert Subject(SENTIMENT, Partition(key), answers, pipeline.source, time_place).earlier(5) == earlier
+    unanswered = Unanswered(pipeline.source, pipeline.store, [], None)
+    subject = Subject(SENTIMENT, Partition(key), answers, pipeline.source, unanswered, time_place)
+    assert subject.earlier(5) == earlier
     database.close()

@@ -43,6 +43,31 @@ def test_sample_answers_stand_beside_their_texts(reviews: Reviews, instance: dg.
     assert [column.name for column in table.schema.columns] == ["id", "source text", "label", "confidence", "margin"]
 
 
+@pytest.mark.parametrize("days", [True, False], ids=["daily", "whole"])
+def test_the_row_count_is_that_of_the_output_table(reviews: Reviews, instance: dg.DagsterInstance, days: bool) -> None:
+    reviews.add([f"text {n}" for n in range(9)] + [""])
+    reviews.add(["another day"], day=2, first_id=50)
+    assets = reviews.assets(Classify(name="sentiment", labels=("positive", "negative")), days=days)
+    stored = 0
+    for config in ({"max_rows": 1}, {"only_failed": True}, {"max_rows": 3}, {}):
+        result = reviews.run(
+            assets,
+            instance=instance,
+            partition_key=FIRST if days else None,
+            run_config={"ops": {"reviews__answers": {"config": config}}},
+        )
+        [event] = result.get_asset_materialization_events()
+        metadata = event.step_materialization_data.materialization.metadata
+        where = f" WHERE partition_key = '{FIRST}'" if days else ""
+        [stored] = reviews.column(f"SELECT COUNT(*) FROM reviews_sentiment{where}")
+        assert metadata["dagster/partition_row_count"].value == stored
+        if days:
+            assert "dagster/row_count" not in metadata
+        else:
+            assert metadata["dagster/row_count"].value == stored
+    assert stored == (9 if days else 10)
+
+
 def test_the_lineage_says_which_source_columns_an_answer_comes_from(
     reviews: Reviews, instance: dg.DagsterInstance
 ) -> None:
@@ -98,7 +123,7 @@ def test_the_query_of_the_failures_runs_and_finds_them(reviews: Reviews, instanc
     reviews.add(["good", None])
     reviews.add([None], day=2, first_id=10)
     shown = materialized(reviews, instance, Summarize(name="summary"))["llm_assets/failures"].value
-    query = shown.removeprefix("```sql\n").partition("\n```")[0]
+    query = shown.removeprefix("```sql\n").removesuffix("\n```")
     assert reviews.column(query) == ["2"]
 
 

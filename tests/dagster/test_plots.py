@@ -35,6 +35,14 @@ def test_labels_are_shown_with_their_shares_and_the_axis_says_what_it_counts() -
     assert {"0", "50"} <= set(shown)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 7])
+def test_rows_are_counted_in_whole_numbers(rows: int) -> None:
+    ticks = texts(label_plot({"positive": rows}))[2:-1]
+    assert ticks[0] == "0"
+    assert len(ticks) > 1
+    assert all(tick.isdecimal() for tick in ticks)
+
+
 @pytest.mark.parametrize("label", HOSTILE, ids=range(len(HOSTILE)))
 def test_a_hostile_label_is_text_and_nothing_else(label: str) -> None:
     svg = label_plot({"fine": 3, label: 1})

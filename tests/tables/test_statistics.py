@@ -21,6 +21,7 @@ def test_numbers_and_first_rows_are_of_one_partition(shop: Shop) -> None:
     assert [row["id"] for row in first] == [1, 2]
     assert list(first[0]) == ["id", "label", "confidence", "margin", "scores"]
     assert found.answers("monday") == sum(found.value_counts("label", ["monday"]).values()) == 3
+    assert found.answers() == 4
     values = shop.column("SELECT confidence FROM reviews_sentiment WHERE partition_key = 'monday'")
     assert found.mean("confidence", "monday") == pytest.approx(sum(values) / 3)
     assert found.mean("confidence", "sunday") is None
@@ -34,7 +35,6 @@ def test_failures_are_counted_by_kind(shop: Shop) -> None:
     assert found.failures("monday") == {"empty_text": 2}
     assert found.failures("tuesday") == {}
     assert [row["row_key"] for row in found.failure_examples("monday", 1)] == ["2"]
-    assert found.done([(1,), (2,), (99,)]) == {(1,), (2,)}
 
 
 @pytest.mark.parametrize("total", [1, 7, 60])

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from llm_assets.pipeline import output_table_name
+from llm_assets.engines import DummyEngine
+from llm_assets.pipeline import Pipeline, output_table_name
 from llm_assets.records import Equals, FailureKind, Partition, Within
-from llm_assets.tables import Database, Output, Source, SourceTable, Store, Unanswered, UnansweredRows
+from llm_assets.tables import Database, Output, RowOutcomes, Source, SourceTable, Store, Unanswered, UnansweredRows
 from llm_assets.tables import unanswered as module
 from llm_assets.tasks import Task
 from tests.tables.shop import NOTE, SENTIMENT, FaultyEngine, Shop, day
@@ -112,6 +113,51 @@ def test_answers_in_another_database_are_compared_in_lists(
     assert whole(made(shop, output=other).count(WHOLE)) == 0
     shop.add(["new", "newer"], first_id=100)
     assert whole(made(shop, output=other).count(WHOLE)) == 2
+
+
+@pytest.mark.parametrize("kind", KEYS)
+@pytest.mark.parametrize("failing", [False, True], ids=["answered", "failed"])
+def test_a_partitions_rows_count_by_their_own_keys_of_every_kind(shop: Shop, kind: str, failing: bool) -> None:
+    declaration, names, keys = KEYS[kind]
+    shop.execute(f"CREATE TABLE t (text TEXT, {declaration})")
+    source = Source(table="t", key=names)
+    rows = [{**dict(zip(names, key, strict=True)), "text": f"text {i}"} for i, key in enumerate(keys)]
+    shop.insert("t", rows[:-1])
+    errors = {row["text"]: FailureKind.REFUSED_REQUEST for row in rows} if failing else {}
+    before = made(shop, source=source, columns=())
+    assert before.outcomes("sentiment", Partition(), 9).missing == len(rows) - 1
+    shop.run(SENTIMENT, source=source, engine=FaultyEngine(errors=errors))
+    shop.execute("DELETE FROM t WHERE text = 'text 0'")
+    shop.insert("t", rows[-1:])
+    found = made(shop, source=source, columns=()).outcomes("sentiment", Partition(), 9)
+    known = len(rows) - 2
+    counts = (0, known) if failing else (known, 0)
+    assert (found.rows, found.answered, found.failed, found.missing) == (len(rows) - 1, *counts, 1)
+    [key] = found.first_missing
+    assert [str(part).strip() for part in key] == [str(part) for part in keys[-1]]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["one database", "two"])
+def test_only_a_partitions_own_rows_count_and_those_of_where(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    monkeypatch.setattr("llm_assets.tables.source_table.CHUNK_ROWS", 3)
+    output = Database(f"sqlite:///{tmp_path / 'other.db'}") if elsewhere else shop.database
+    source = Source(table="reviews", where="text <> 'left out'")
+    shop.add([f"text {i}" for i in range(8)] + ["", "left out"], day="monday")
+    shop.add(["a", "b"], first_id=50, day="tuesday")
+    pipeline = Pipeline(source, [SENTIMENT, NOTE], DummyEngine(), shop.database, output, ("day",))
+    pipeline.run(day("monday"), "run")
+    found = made(shop, SENTIMENT, NOTE, source=source, output=output)
+    assert found.outcomes("note", day("monday"), 5) == RowOutcomes(9, 8, 1, 0, ())
+    assert found.outcomes("sentiment", day("tuesday"), 1) == RowOutcomes(2, 0, 0, 2, ((50,),))
+    assert found.outcomes("sentiment", day("sunday"), 1) == RowOutcomes(0, 0, 0, 0, ())
+    shop.execute("DELETE FROM reviews WHERE id IN (2, 3, 9)", "UPDATE reviews SET day = 'monday' WHERE id = 51")
+    shop.add([f"new {i}" for i in range(4)], first_id=100, day="monday")
+    assert found.outcomes("sentiment", day("monday"), 2) == RowOutcomes(11, 6, 0, 5, ((51,), (100,)))
+    # An answer stands under the partition that the row was in; the row is answered all the same.
+    shop.execute("UPDATE reviews SET day = 'tuesday' WHERE id = 1")
+    assert found.outcomes("sentiment", day("tuesday"), 2) == RowOutcomes(2, 1, 0, 1, ((50,),))
 
 
 def test_rows_are_counted_by_partition_and_rows_of_none_are_not(shop: Shop) -> None:

@@ -22,7 +22,9 @@ from llm_assets.dagster.checks.specs import CheckOfTask, checks_of, time_place
 from llm_assets.dagster.shown import PREFIX, plain, records_table
 from llm_assets.dagster.table import TableDefinition
 from llm_assets.errors import ConfigError, DatabaseError, printable
+from llm_assets.pipeline import task_outputs
 from llm_assets.secrets import masked
+from llm_assets.tables import SourceTable, Unanswered
 
 SHOWN_PARTITIONS = 50
 """So many partitions are listed in the result for all, the worst first."""
@@ -64,6 +66,10 @@ class TableChecks:
         if not tasks:
             return
         self._pipeline = pipeline = table.pipeline(resources, tasks)
+        columns = table.partitions.columns if table.partitions else ()
+        keys = SourceTable(pipeline.source.database, table.source, [], columns)
+        outputs = task_outputs(table.source, tasks)
+        self._unanswered = Unanswered(keys, pipeline.store, outputs, pipeline.settings.output_schema)
         for check in self._checks:
             if check.name == "accuracy":
                 column = table.checks.accuracy.gold[check.task.name]
@@ -106,7 +112,7 @@ class TableChecks:
         partition = self._table.partition(key)
         for check in self._checks:
             answers = self._pipeline.store.statistics(check.task.name)
-            subject = Subject(check.task, partition, answers, self._pipeline.source, self._time_place)
+            subject = Subject(check.task, partition, answers, self._pipeline.source, self._unanswered, self._time_place)
             finding = self._finding(check, subject)
             self._found.setdefault(self._name(check), {})[key] = finding
             # With several partitions, Dagster cannot know itself which one a result is about.

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llm_assets.records import Key, Partition
-from llm_assets.tables import SourceTable, Statistics
+from llm_assets.tables import SourceTable, Statistics, Unanswered
 from llm_assets.tasks import Task
 
 EXAMPLES = 5
@@ -23,6 +23,8 @@ class Subject:
     partition: Partition
     answers: Statistics
     source: SourceTable
+    unanswered: Unanswered
+    """The same source with nothing but its keys, to be compared with those of the answers and failures."""
     time_place: int = 0
     """Which part of the partition's key, cut at |, is its time; those of several dimensions have others beside it."""
 

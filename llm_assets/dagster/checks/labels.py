@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 
 from llm_assets.dagster.checks.finding import EXAMPLES, Finding, Subject, nothing, percent
 from llm_assets.dagster.checks.settings import Accuracy, Drift
@@ -9,6 +10,9 @@ from llm_assets.tasks import Classify, Extract, Generate, Task
 
 GOLD_ROWS = 100_000
 """Of more rows with a right label, the first so many are compared."""
+
+BOOLEANS = {(True, "true"), (True, "t"), (False, "false"), (False, "f")}
+"""Booleans as they are written in text."""
 
 Z_95 = 1.959964
 """Quantile of the normal distribution for an interval that holds 95 % of it."""
@@ -98,9 +102,9 @@ def accuracy(settings: Accuracy, subject: Subject) -> Finding:
     assert found is not None
     column, gold_column = found[0], settings.gold[subject.task.name]
     gold = subject.source.known(subject.partition, gold_column, GOLD_ROWS)
-    labels = {key: str(label) for key, label in subject.answers.by_key(list(gold), column).items()}
-    right = sum(label == gold[key].strip() for key, label in labels.items())
-    rows = len(labels)
+    labels = subject.answers.by_key(list(gold), column)
+    wrong = [(key, label) for key, label in labels.items() if not same_label(label, gold[key])]
+    rows, right = len(labels), len(labels) - len(wrong)
     if not rows:
         return nothing(f"No answered row has a right label in column {gold_column!r}.", gold_rows=0)
     share, (low, high) = right / rows, wilson(right, rows)
@@ -109,8 +113,9 @@ def accuracy(settings: Accuracy, subject: Subject) -> Finding:
         f"{right:,} of {rows:,} labels are those of column {gold_column!r}: {percent(share)}, and with 95 % confidence "
         f"between {percent(low)} and {percent(high)}. {percent(settings.min_accuracy)} is asked for."
     )
-    wrong = [(key, label) for key, label in labels.items() if label != gold[key].strip()]
-    unknown = sorted({gold[key].strip() for key, _ in wrong} - set(found[1]))
+    values = subject.task.choice[1] if isinstance(subject.task, Extract) and subject.task.choice else found[1]
+    missed = {gold[key] for key, _ in wrong}
+    unknown = sorted(str(value).strip() for value in missed if not any(same_label(each, value) for each in values))
     if unknown:
         text += f" The column has values that are no labels, such as {unknown[0]!r}."
     passed = share >= settings.min_accuracy or rows < settings.min_rows
@@ -119,8 +124,32 @@ def accuracy(settings: Accuracy, subject: Subject) -> Finding:
     elif not passed:
         text += " Read the wrong ones: describe the labels, give examples, or take a larger model."
     texts = subject.texts([key for key, _ in wrong[:EXAMPLES]])
-    examples = [subject.row(key, label=label, gold=gold[key], text=texts.get(key)) for key, label in wrong[:EXAMPLES]]
+    examples = [
+        subject.row(key, label=str(label), gold=str(gold[key]), text=texts.get(key)) for key, label in wrong[:EXAMPLES]
+    ]
     return Finding(passed, text, 1 - share if rows >= settings.min_rows else 0.0, numbers, examples)
+
+
+def same_label(label: object, gold: object) -> bool:
+    """Return whether a value of the source means a stored label, by the label's type.
+
+    A boolean is also 1 or 0, and true or false in any case or as t or f; a number is any spelling of it; all else is
+    compared as text, exactly but for blanks around the source's.
+    """
+    if isinstance(label, bool):
+        return _as_number(gold) == label or (label, str(gold).strip().lower()) in BOOLEANS
+    if isinstance(label, int | float):
+        return _as_number(gold) == Decimal(str(label))
+    return isinstance(label, str) and label in (str(gold), str(gold).strip())
+
+
+def _as_number(value: object) -> Decimal | None:
+    """A database's value as an exact number; None if it is none."""
+    try:
+        number = Decimal(str(int(value) if isinstance(value, bool) else value).strip())
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None
 
 
 def wilson(right: int, rows: int) -> tuple[float, float]:

@@ -4,50 +4,29 @@ from collections.abc import Iterator
 
 from llm_assets.dagster.checks.finding import EXAMPLES, Finding, Subject, nothing, percent, share_of
 from llm_assets.dagster.checks.settings import Confidence, Coverage, Failures
-from llm_assets.records import Key
-
-SEARCHED_ROWS = 20_000
-"""So many rows of a partition are searched for examples of those that have no outcome."""
 
 
 def coverage(settings: Coverage, subject: Subject) -> Finding:
     """Every source row is answered or failed."""
-    key = subject.partition.key
-    rows = subject.source.count(subject.partition)
-    answered, failed = subject.answers.answers(key), sum(subject.answers.failures(key).values())
-    missing = max(rows - answered - failed, 0)
-    share = missing / rows if rows else 0.0
+    found = subject.unanswered.outcomes(subject.task.name, subject.partition, EXAMPLES)
+    share = found.missing / found.rows if found.rows else 0.0
     numbers = {
-        "source_rows": rows,
-        "rows_answered": answered,
-        "rows_failed": failed,
-        "rows_missing": missing,
+        "source_rows": found.rows,
+        "rows_answered": found.answered,
+        "rows_failed": found.failed,
+        "rows_missing": found.missing,
         "missing_share": share,
     }
-    if not rows:
+    if not found.rows:
         return nothing("The source has no rows in this partition.", **numbers)
-    if not missing:
-        return Finding(True, f"Each of {rows:,} source rows is answered or failed.", 0.0, numbers)
-    found = [subject.row(row) for row in _rows_without_outcome(subject)]
+    if not found.missing:
+        return Finding(True, f"Each of {found.rows:,} source rows is answered or failed.", 0.0, numbers)
     text = (
-        f"{share_of(missing, rows)} source rows are neither answered nor failed. They came in after the last run, "
-        "or it was stopped or reached a limit: materialize the partition again, and only they are asked."
+        f"{share_of(found.missing, found.rows)} source rows are neither answered nor failed. They came in after the "
+        "last run, or it was stopped or reached a limit: materialize the partition again, and only they are asked."
     )
-    return Finding(share <= settings.max_missing_share, text, share, numbers, found)
-
-
-def _rows_without_outcome(subject: Subject) -> list[Key]:
-    """Some keys of rows without an outcome, as far as they stand among the first rows."""
-    found: list[Key] = []
-    searched = 0
-    for rows in subject.source.read(subject.partition):
-        keys = [row.key for row in rows]
-        done = subject.answers.done(keys)
-        found += [key for key in keys if key not in done]
-        searched += len(rows)
-        if len(found) >= EXAMPLES or searched >= SEARCHED_ROWS:
-            break
-    return found[:EXAMPLES]
+    examples = [subject.row(key) for key in found.first_missing]
+    return Finding(share <= settings.max_missing_share, text, share, numbers, examples)
 
 
 def failures(settings: Failures, subject: Subject) -> Finding:

@@ -105,7 +105,7 @@ class Summaries(Check):
 
 
 class Accuracy(Check):
-    """Labels are those of a column with the right ones, where that is not NULL."""
+    """Labels are those of a column with the right ones, where that is not NULL. Compared by the answer's type."""
 
     gold: dict[str, str] = Field(default={}, description="Columns of the source with the right labels, by task.")
     min_accuracy: float = Field(default=0.8, ge=0, le=1, description="Share of the labels that must be right.")
