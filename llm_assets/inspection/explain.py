@@ -70,7 +70,7 @@ def _limits(pipeline: Pipeline) -> tuple[str, ...]:
     values = pipeline.settings.model_dump(
         include={"max_rows", "max_seconds", "max_tokens", "max_cost"}, exclude_none=True
     )
-    return tuple(f"{name}={value:g}" for name, value in values.items())
+    return tuple(f"{name}={value:.15g}" for name, value in values.items())
 
 
 def _times(pipeline: Pipeline, store: ReadOnlyStore, tasks: Sequence[TaskForecast]) -> list[TimeForecast]:
