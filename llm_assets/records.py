@@ -46,7 +46,15 @@ class Within:
     end: datetime
 
 
-Condition = Equals | Within
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """The rows whose column has one of some values, written as text; of no values, no rows."""
+
+    column: str
+    values: tuple[str, ...]
+
+
+Condition = Equals | Within | OneOf
 """What a partition says of one column. A row whose column is NULL meets none."""
 
 

@@ -88,7 +88,9 @@ def answer(shop: Shop) -> None:
 def test_explain_then_edit_then_canary(shop: Shop) -> None:
     shop.add([f"text {number}" for number in range(30)], day="monday")
     shop.add(["text 1", None], first_id=50, day="tuesday")
+    shop.add(["text 2"], first_id=60, day="sunday")
     tables = contents(shop)
+    assert "1 row is in no partition, and not asked about." in shown(shop, "explain", "reviews")
     found = json.loads(shown(shop, "explain", "reviews", "--json"))
     assert [(task["to_ask"], task["duplicates"], task["empty"]) for task in found["tasks"]] == [(30, 1, 1)] * 2
     assert "reviews, partition tuesday: 2 rows" in shown(shop, "explain", "reviews", "--partition", "tuesday")
@@ -146,7 +148,7 @@ def test_a_terminal_without_colour_gets_none(shop: Shop, environment: dict[str, 
         (["explain", "-m", "no_such"], "There is no module 'no_such'"),
         (["preview", "sentimnt"], "Did you mean 'sentiment'?"),
         (["preview", "note"], "by its output table: parts_note, reviews_note"),
-        (["preview", "sentiment"], "Table 'reviews' has no rows"),
+        (["preview", "sentiment"], "Table 'reviews' has no rows in any partition: day in monday, tuesday."),
         (["preview", "sentiment", "--key", "5"], "no row with the key '5'. It has no rows"),
         (["preview", "parts_note", "--key", "5"], """Write a JSON list, such as '["de", 17]'"""),
         (["preview", "parts_note", "--vary", "temprature=1"], "Did you mean 'temperature'?"),

@@ -3,9 +3,13 @@
 import ast
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 PACKAGE = Path(__file__).resolve().parent.parent / "llm_assets"
 
@@ -41,21 +45,80 @@ ONLY_IN = {
 }
 HEAVY = ("dagster", "torch", "vllm", "transformers", "tokenizers", "xgrammar", "ray", "openai", "aiohttp")
 MODULES = sorted(PACKAGE.rglob("*.py"))
+PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+COMES_WITH = {"tokenizers": "transformers", "transformers": "vllm", "xgrammar": "vllm", "llguidance": "vllm"}
+"""What need not be declared beside a package that cannot be without it."""
 
 
 def room_of(file):
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported_modules(file):
-    """The dotted names of all modules that a file imports, inside functions too."""
-    for node in ast.walk(ast.parse(file.read_text())):
+def imported_modules(file, at_once=False):
+    """The dotted names of all modules that a file imports, inside functions too; or only when it is itself imported."""
+    tree = ast.parse(file.read_text())
+    for node in at_import(tree) if at_once else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file} has a relative import; write it absolute"
             # `from llm_assets import tasks` imports a room, too.
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def at_import(tree):
+    """The nodes that run when a module is imported: not those of functions, nor those for type checkers."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        yield from at_import(node)
+
+
+def distributions(requirements):
+    """The names of what is required."""
+    return {canonicalize_name(Requirement(each).name) for each in requirements}
+
+
+INSTALLED = packages_distributions()
+BASE = distributions(PROJECT["dependencies"])
+EXTRAS = {name: distributions(each) for name, each in PROJECT["optional-dependencies"].items() if name != "dev"}
+
+
+def foreign(file, at_once=False):
+    """The packages that a file imports from elsewhere."""
+    packages = {name.split(".")[0] for name in imported_modules(file, at_once)}
+    return packages - set(sys.stdlib_module_names) - {"llm_assets"}
+
+
+def distributions_of(package):
+    """What a package is installed from, by the names that pip knows."""
+    found = {canonicalize_name(name) for name in INSTALLED.get(package, ())}
+    assert found, f"{package} is not installed, so it cannot be told what it comes from"
+    return found
+
+
+@pytest.mark.parametrize("package", sorted(set().union(*map(foreign, MODULES))))
+def test_what_is_imported_is_declared(package):
+    """Tests run where everything is installed, so a dependency that is missing would not be missed."""
+    declared = BASE.union(*EXTRAS.values())
+    carrier = COMES_WITH.get(package)
+    if carrier is None:
+        assert distributions_of(package) & declared, f"{package}: name it in pyproject.toml"
+        return
+    [name] = distributions_of(carrier)
+    assert distributions_of(package) & distributions(requires(name) or ()), (
+        f"{carrier} does not bring {package} any more"
+    )
+    assert name in declared or carrier in COMES_WITH
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_no_extra_is_needed_to_import_a_module(file):
+    for package in foreign(file, at_once=True):
+        assert distributions_of(package) & BASE, f"{package} is of an extra: import it where it is used"
 
 
 @pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))

@@ -1,6 +1,8 @@
 """What the README says is so."""
 
 import re
+import shlex
+import tomllib
 from pathlib import Path
 
 import dagster as dg
@@ -10,6 +12,7 @@ import yaml
 from dagster.components.testing import create_defs_folder_sandbox
 from pydantic import TypeAdapter
 
+from llm_assets.cli import main
 from llm_assets.dagster import DummyEngineResource, VllmResource
 from llm_assets.dagster.resource_choice import EngineChoice
 from llm_assets.tasks import Classify
@@ -87,8 +90,32 @@ def test_the_examples_of_servers_are_engines() -> None:
 def test_every_file_that_is_linked_exists() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
-    for path in re.findall(r"`(sql/[\w/.]+)`", README):
-        assert (ROOT / path).exists(), path
+    assert not re.findall(r"`sql/[\w/.]+`", README), "link files of this repository: a wheel does not have them"
+
+
+def commands(text: str) -> list[list[str]]:
+    """Return the words of each command that a text has one type in."""
+    blocks = "\n".join(re.findall(r"```console\n(.*?)```", text, re.S)).replace("\\\n", " ")
+    return [shlex.split(line[2:], comments=True) for line in blocks.splitlines() if line.startswith("$ ")]
+
+
+def test_what_is_installed_brings_the_commands_that_follow() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    lists = [set(found.split(",")) for found in re.findall(r"[\w/.]+\[([\w,]+)\](?=[\"` ])", README)]
+    assert {"cuda", "postgres", "ui"} in lists
+    assert set().union(*lists) <= extras.keys()
+    assert {"dg"} <= {words[0] for words in commands(README)}
+    assert any(each.startswith("dagster-dg-cli") for each in extras["ui"])
+
+
+@pytest.mark.parametrize("file", ["README.md", "docs/query-the-answers.md", "docs/many-machines.md"])
+def test_every_command_of_ours_and_its_options_exist(file: str) -> None:
+    text = (ROOT / file).read_text()
+    typed = [words[1:] for words in commands(text) if words[0] == "llm-assets"]
+    named = [line.split() for line in re.findall(r"`llm-assets ([^`]+)`", text)]
+    for name, *words in typed + named:
+        options = {option for parameter in main.commands[name].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("-")} <= options, (name, words)
 
 
 def test_every_kind_of_failure_is_explained() -> None:

@@ -19,7 +19,9 @@ def definitions_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 partition_option = click.option(
-    "--partition", metavar="KEY", help="Only this partition, or those of a range: START...END."
+    "--partition",
+    metavar="KEY",
+    help="Only this partition, or those of a range: START...END; every partition if left out.",
 )
 
 
@@ -39,6 +41,7 @@ def explain(
     from llm_assets.engines.vllm.hardware import silence_libraries
 
     silence_libraries()
+    from llm_assets.dagster.every_partition import every_partition
     from llm_assets.dagster.load import load_project, partitions_of
     from llm_assets.inspection import edits
     from llm_assets.inspection import explain as explaining
@@ -48,18 +51,18 @@ def explain(
 
     project = load_project(file, module)
     definition = project.table(table)
-    chosen = partitions_of(definition, partition)
+    named = None if partition is None else partitions_of(definition, partition)
     console = Console()
     with without_torch(), project.pipeline(definition) as pipeline:
         if since_edit:
-            keys = None if partition is None else [item.key for item in chosen]
+            keys = None if named is None else [item.key for item in named]
             found = edits.since_edit(pipeline, read_only_store(pipeline), keys)
             if as_json:
                 click.echo(json.dumps(view.edits_json(found), ensure_ascii=False, indent=2))
             else:
                 view.print_edits(console, found)
             return
-        explanation = explaining.explain(pipeline, chosen)
+        explanation = explaining.explain(pipeline, named or [every_partition(definition, pipeline.source)])
     if as_json:
         click.echo(json.dumps(view.explanation_json(explanation), ensure_ascii=False, indent=2))
     else:
@@ -98,6 +101,7 @@ def preview(
     from llm_assets.engines.vllm.hardware import silence_libraries
 
     silence_libraries()
+    from llm_assets.dagster.every_partition import every_partition
     from llm_assets.dagster.load import load_project, partitions_of
     from llm_assets.inspection import asking
     from llm_assets.inspection import canary as comparing
@@ -113,16 +117,17 @@ def preview(
     variants = make_variants(asked, vary)
     if canary and len(variants) > 1:
         raise click.UsageError("A canary compares one edit with what is stored: give --vary one value of each name.")
-    chosen = partitions_of(definition, partition)
+    named = None if partition is None else partitions_of(definition, partition)
     console = Console()
     with project.pipeline(definition) as pipeline:
         if canary:
-            partition_keys = None if partition is None else [item.key for item in chosen]
+            partition_keys = None if named is None else [item.key for item in named]
             print_canary(console, comparing.canary(pipeline, variants[0], canary, seed, partition_keys))
             return
         if keys:
             rows = [pipeline.source.find(_key_values(key, len(pipeline.source.key_columns))) for key in keys]
         else:
+            chosen = named or [every_partition(definition, pipeline.source)]
             rows = asking.random_rows(pipeline, chosen, count, seed)
         print_preview(console, previewing.preview(pipeline, variants, rows), pipeline.model)
 

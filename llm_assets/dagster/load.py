@@ -159,14 +159,12 @@ def load_project(
     return Project(name, dict(sorted(tables.items())), dict(definitions.resources or {}))
 
 
-def partitions_of(table: TableDefinition, text: str | None) -> list[Partition]:
-    """Return the partitions that a key means, or a range of keys as START...END; without one, all rows as one.
+def partitions_of(table: TableDefinition, text: str) -> list[Partition]:
+    """Return the partitions that a key means, or a range of keys as START...END.
 
     Raises:
         ConfigError: the table has no partitions, or no such one.
     """
-    if text is None:
-        return [Partition()]
     if table.partitions is None:
         raise ConfigError(f"The table {table.source.name!r} has no partitions, so there is no partition {text!r}.")
     if RANGE not in text:

@@ -6,6 +6,7 @@ from random import Random
 
 from llm_assets.engines import Engine
 from llm_assets.errors import SourceError
+from llm_assets.inspection.reading import EveryPartition
 from llm_assets.pipeline import Pipeline
 from llm_assets.pipeline.layout import groups, plan_group
 from llm_assets.pipeline.run import SECOND_TRY_ROOM
@@ -87,6 +88,8 @@ def random_rows(pipeline: Pipeline, partitions: Sequence[Partition], count: int,
     totals = [pipeline.source.count(partition) for partition in partitions]
     if not sum(totals):
         where = f" in partition {', '.join(part.key for part in partitions)}" if partitions[0].conditions else ""
+        if isinstance(partitions[0], EveryPartition):
+            where = f" in any partition: {'; '.join(partitions[0].dimensions)}"
         raise SourceError(f"Table {pipeline.source.source.name!r} has no rows{where}.")
     chosen = sorted(Random(seed).sample(range(sum(totals)), min(count, sum(totals))))
     keys: list[Key] = []

@@ -6,7 +6,7 @@ from llm_assets.inspection.explanation import Explanation, TaskForecast
 from llm_assets.inspection.forecast import TimeForecast, forecast_time
 from llm_assets.inspection.group import GroupReader
 from llm_assets.inspection.layouts import explain_layout
-from llm_assets.inspection.reading import read_only_store
+from llm_assets.inspection.reading import EveryPartition, read_only_store
 from llm_assets.inspection.tally import make_tally
 from llm_assets.pipeline import Pipeline
 from llm_assets.pipeline.layout import Expected, groups
@@ -23,7 +23,7 @@ def explain(pipeline: Pipeline, partitions: Sequence[Partition]) -> Explanation:
 
     Args:
         pipeline: A read-only pipeline.
-        partitions: What to read; one `Partition()` reads all rows.
+        partitions: What to read; one `Partition()` reads all rows, an `EveryPartition` those that runs ask about.
 
     Raises:
         SourceError: a key is NULL or stands twice, or the source cannot be read.
@@ -47,11 +47,14 @@ def explain(pipeline: Pipeline, partitions: Sequence[Partition]) -> Explanation:
     for reader in readers:
         forecasts |= reader.forecasts(store, pipeline, expected)
     tasks = tuple(forecasts[task.name] for task in pipeline.tasks)
-    is_whole = len(partitions) == 1 and not partitions[0].conditions
+    every = next((each for each in partitions if isinstance(each, EveryPartition)), None)
+    is_whole = every is not None or (len(partitions) == 1 and not partitions[0].conditions)
     return Explanation(
         pipeline.source.source.name,
         None if is_whole else tuple(partition.key for partition in partitions),
+        every.dimensions if every else None,
         rows,
+        max(pipeline.source.count(Partition()) - rows, 0) if every else 0,
         pipeline.model,
         masked(pipeline.engine.info.revision),
         tuple(reader.row_texts() for reader in readers),
@@ -67,7 +70,7 @@ def _limits(pipeline: Pipeline) -> tuple[str, ...]:
     values = pipeline.settings.model_dump(
         include={"max_rows", "max_seconds", "max_tokens", "max_cost"}, exclude_none=True
     )
-    return tuple(f"{name}={value:g}" for name, value in values.items())
+    return tuple(f"{name}={value:.15g}" for name, value in values.items())
 
 
 def _times(pipeline: Pipeline, store: ReadOnlyStore, tasks: Sequence[TaskForecast]) -> list[TimeForecast]:

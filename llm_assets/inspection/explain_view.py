@@ -50,8 +50,12 @@ def edits_json(found: Sequence[TaskEdits]) -> list[dict[str, Any]]:
 
 def print_explanation(console: Console, found: Explanation) -> None:
     """Print what a run would do."""
-    where = "all rows" if found.partitions is None else _partitions(found.partitions)
-    line(console, f"{found.source}, {where}: {found.rows:,} rows. Model {found.model}.", "bold")
+    line(console, f"{found.source}, {_where(found)}: {found.rows:,} rows. Model {found.model}.", "bold")
+    if found.every_partition is not None:
+        line(console, f"Partitions: {'; '.join(found.every_partition)}.", "dim")
+    if found.in_no_partition:
+        count = "1 row is" if found.in_no_partition == 1 else f"{found.in_no_partition:,} rows are"
+        line(console, f"{count} in no partition, and not asked about.", "yellow")
     if found.refusal:
         line(console, f"A run would refuse to begin: {found.refusal}", "bold red")
     if not found.rows:
@@ -120,10 +124,17 @@ def _table() -> Table:
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
-def _partitions(keys: Sequence[str]) -> str:
-    if len(keys) == 1:
-        return f"partition {keys[0]}"
-    return f"{len(keys)} partitions from {keys[0]} to {keys[-1]}"
+def _where(found: Explanation) -> str:
+    if found.every_partition is not None:
+        return "every partition"
+    if found.partitions is None:
+        return "all rows"
+    first, last = found.partitions[0], found.partitions[-1]
+    return (
+        f"partition {first}"
+        if len(found.partitions) == 1
+        else f"{len(found.partitions)} partitions from {first} to {last}"
+    )
 
 
 def _shown(found: Explanation) -> dict[str, str]:

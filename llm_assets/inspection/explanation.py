@@ -72,8 +72,12 @@ class Explanation:
 
     source: str
     partitions: tuple[str, ...] | None
-    """Their keys; None for all rows."""
+    """Their keys; None for all rows, or those of every partition."""
+    every_partition: tuple[str, ...] | None
+    """Which partitions there are, in words, if it is every one of them; None else."""
     rows: int
+    in_no_partition: int
+    """Rows of the source that no run asks about, where it is every partition; they are not among `rows`."""
     model: str
     revision: str
     texts: tuple[RowTexts, ...]

@@ -53,7 +53,7 @@ class Limits:
         elif self._max_tokens is not None and self._tokens + tokens > self._max_tokens:
             self.reached = f"max_tokens={self._max_tokens}"
         elif self._max_cost is not None and self._cost + cost > self._max_cost:
-            self.reached = f"max_cost={self._max_cost:g}"
+            self.reached = f"max_cost={self._max_cost:.15g}"
         else:
             self._rows += 1
             self._tokens += tokens
@@ -86,7 +86,7 @@ class Limits:
     def _is_after(self, margin: float) -> bool:
         if self._max_seconds is None or time.monotonic() + margin < self._started + self._max_seconds:
             return False
-        self.reached = f"max_seconds={self._max_seconds:g}"
+        self.reached = f"max_seconds={self._max_seconds:.15g}"
         return True
 
 

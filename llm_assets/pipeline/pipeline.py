@@ -100,8 +100,8 @@ class Pipeline:
         self.settings = settings or PipelineSettings()
         if self.settings.max_cost is not None and engine.info.prices is None:
             raise ConfigError(
-                f"max_cost is {self.settings.max_cost:g}, and the engine has no prices. Give a ServerEngine `prices`, "
-                "such as {prompt: 0.15, output: 0.6} per million tokens, or set max_tokens."
+                f"max_cost is {self.settings.max_cost:.15g}, and the engine has no prices. Give a ServerEngine "
+                "`prices`, such as {prompt: 0.15, output: 0.6} per million tokens, or set max_tokens."
             )
         if read_only and source_database.is_absent:
             raise DatabaseError(f"There is no database {source_database.name}. Check the path.")

@@ -10,7 +10,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from llm_assets.errors import SourceError
-from llm_assets.records import Condition, Equals
+from llm_assets.records import Condition, Equals, OneOf
 
 BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 LARGEST_INTEGER = 2**63 - 1
@@ -42,6 +42,9 @@ class ColumnOf:
         """
         if isinstance(condition, Equals):
             return self.column == self.value(condition.value)
+        if isinstance(condition, OneOf):
+            values = [self.value(text) for text in condition.values]
+            return self.column.in_(values) if values else sa.false()
         self._check_is_time()
         if self.dialect == "sqlite":
             since = _in_sqlite(self.column, condition.start, lambda time, bound: time >= bound)

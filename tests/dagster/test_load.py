@@ -10,7 +10,6 @@ import pytest
 from llm_assets.dagster.load import load_project, partitions_of
 from llm_assets.errors import ConfigError
 from llm_assets.inspection.explain import explain
-from llm_assets.records import Partition
 from tests.tables.shop import Shop
 
 DEFINITIONS = """
@@ -82,14 +81,13 @@ def test_a_pipeline_has_the_resources_of_a_run(project: Path, shop: Shop, monkey
     with loaded.pipeline(table) as pipeline:
         assert pipeline.engine.max_model_len == 999
         assert pipeline.store.database.url == shop.url
-        assert [explain(pipeline, partitions_of(table, key)).rows for key in (None, "tue", "mon...tue")] == [3, 2, 3]
+        assert [explain(pipeline, partitions_of(table, key)).rows for key in ("tue", "mon...tue")] == [2, 3]
     assert shop.column("SELECT count(*) FROM reviews") == [3]
 
 
 def test_partitions_are_a_key_or_a_range(project: Path) -> None:
     loaded = load_project(directory=project)
     table = loaded.table("reviews")
-    assert partitions_of(table, None) == [Partition()]
     assert [part.key for part in partitions_of(table, "tue...wed")] == ["tue", "wed"]
     for text, message in [
         ("thu", "'thu' is no partition of column 'day'. Valid: mon, tue, wed"),

@@ -247,6 +247,13 @@ def test_every_line_fits_the_terminal_and_no_number_is_lost(shop: Shop, width: i
     assert "\x1b" not in shown
 
 
+def test_limits_are_written_as_in_the_settings(shop: Shop) -> None:
+    shop.add(TEXTS)
+    found = predict(shop, max_rows=1_000_000, max_seconds=2_500_000, max_tokens=123_456_789)
+    assert set(found.limits) == {"max_rows=1000000", "max_seconds=2500000", "max_tokens=123456789"}
+    assert predict(shop, max_seconds=0.5).limits == ("max_seconds=0.5",)
+
+
 def test_the_json_has_what_the_terminal_shows(shop: Shop) -> None:
     shop.add(TEXTS)
     values = explanation_json(predict(shop, SENTIMENT, NOTE))
