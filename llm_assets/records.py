@@ -1,5 +1,6 @@
 """The data that flows through the pipeline. Frozen, and independent of everything else in this package."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -96,9 +97,13 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class ScoreTokens:
-    """Ask for the log-probabilities of some next tokens; nothing is generated."""
+    """Ask for the log-probabilities of some next tokens.
+
+    An engine that cannot score a token by itself generates up to `most_tokens` to find out.
+    """
 
     token_ids: tuple[int, ...]
+    most_tokens: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +164,14 @@ class Usage:
 class Completion:
     """What an engine says to one request: candidates, or scores by token id, or an error.
 
-    `scores` are natural-log probabilities over the whole vocabulary, before any constraint.
+    `scores` are natural-log probabilities over the whole vocabulary, before any constraint. `undecided` is that of what
+    several of the scored tokens begin with, so that nobody knows which of them it would have become.
     """
 
     id: int
     candidates: tuple[Candidate, ...] = ()
     scores: Mapping[int, float] = field(default_factory=dict)
+    undecided: float = -math.inf
     usage: Usage = Usage()
     error: str | None = None
     error_kind: FailureKind = FailureKind.ENGINE_ERROR

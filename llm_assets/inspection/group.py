@@ -229,13 +229,13 @@ def _output_tokens(plan: Plan, store: ReadOnlyStore, fingerprint: str, questions
     most = 0
     for query in plan.queries:
         match query.ask:
-            case ScoreTokens():
-                most += 1
+            case ScoreTokens(most_tokens=limit):
+                most += limit
             case BeamSearch(max_tokens=limit):
                 most += limit  # of the best beam, which is what is counted
             case GenerateText(sampling=sampling):
                 most += int(str(sampling["max_tokens"])) * int(str(sampling.get("n", 1)))
-    if all(isinstance(query.ask, ScoreTokens) for query in plan.queries):
+    if all(isinstance(query.ask, ScoreTokens) and query.ask.most_tokens == 1 for query in plan.queries):
         return questions * most, questions * most
     stored = store.stored_answers(plan.task.name)
     like = [item for item in stored if item.fingerprint == fingerprint] or stored

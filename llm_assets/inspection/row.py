@@ -200,9 +200,11 @@ def _steps(tokenizer: Tokenizer, prompt: list[int], candidate: Candidate) -> tup
 def _branches(plan: ScoringPlan, tokenizer: Tokenizer, completions: Sequence[Completion]) -> tuple[BranchScores, ...]:
     """Return each place where answers part with the probabilities of the ways on."""
     found = []
-    for branch, scores in zip(plan.branches, plan.scores(completions), strict=True):
+    for branch, scores, undecided in zip(
+        plan.branches, plan.scores(completions), plan.undecided(completions), strict=True
+    ):
         raw = [math.fsum(math.exp(scores.get(token_id, -math.inf)) for token_id in ids) for ids, _ in branch.ways]
-        total = math.fsum(raw)
+        total = math.fsum([*raw, math.exp(undecided)])
         ways = [
             Way(
                 tuple(tokens_of(tokenizer, [*branch.path[-1:], token_id])[-1] for token_id in ids),

@@ -93,8 +93,8 @@ class Limits:
 def most_tokens(request: Request) -> int:
     """Return the most tokens that a request can use, its prompt and all that it generates."""
     match request.ask:
-        case ScoreTokens():
-            output = 1
+        case ScoreTokens(most_tokens=output):
+            pass
         case BeamSearch(beam_width=width, max_tokens=most):
             output = width * most
         case GenerateText(sampling=sampling):

@@ -1,6 +1,6 @@
 """From messages to token ids: the chat template, the shared part, and the row's text kept literal."""
 
-from llm_assets.prompts.byte_tokenizer import ByteTokenizer
+from llm_assets.prompts.byte_tokenizer import ByteTokenizer, TextTokenizer
 from llm_assets.prompts.template import ChatPrompt, Layout, Message, fit
 from llm_assets.prompts.text import TextTemplate
 from llm_assets.prompts.tokenizer import ChatTokenizer, Tokenizer, load_tokenizer
@@ -12,6 +12,7 @@ __all__ = [
     "Layout",
     "Message",
     "TextTemplate",
+    "TextTokenizer",
     "Tokenizer",
     "fit",
     "load_tokenizer",

@@ -1,4 +1,4 @@
-"""A tokenizer without a model: every byte is a token."""
+"""Tokenizers without a model: every byte is a token."""
 
 import re
 from collections.abc import Sequence
@@ -47,3 +47,32 @@ class ByteTokenizer:
             role, _, content = self.decode(turn).partition("\n")
             found.append({"role": role, "content": content})
         return found[:-1], found[-1]["content"]
+
+
+class TextTokenizer(ByteTokenizer):
+    """For a model that is only known by its texts: a token is a byte, or a piece of text that has an id of its own.
+
+    Such pieces are the tokens that a host names, and the answers that it is to choose from.
+    """
+
+    _FIRST = 1000
+
+    def __init__(self) -> None:
+        self._ids: dict[str, int] = {}
+        self._texts: list[str] = []
+
+    def id_of(self, text: str) -> int:
+        """Return the id of a piece of text."""
+        if text not in self._ids:
+            self._ids[text] = self._FIRST + len(self._texts)
+            self._texts.append(text)
+        return self._ids[text]
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        pieces = (
+            self._texts[token_id - self._FIRST].encode("utf-8", "replace")
+            if token_id >= self._FIRST
+            else bytes([token_id] if token_id < 256 else [])
+            for token_id in token_ids
+        )
+        return b"".join(pieces).decode("utf-8", "replace")

@@ -103,12 +103,10 @@ class Plan(ABC):
     @staticmethod
     def _answer_tokens(query: Query) -> int:
         match query.ask:
-            case ScoreTokens():
-                limit = 1
+            case ScoreTokens(most_tokens=limit) | BeamSearch(max_tokens=limit):
+                pass
             case GenerateText(sampling=sampling):
                 limit = int(str(sampling["max_tokens"]))
-            case BeamSearch(max_tokens=limit):
-                pass
         return len(query.answer_prefix) + limit
 
     def requests(self, text_token_ids: list[int], room: int = 1) -> list[tuple[list[int], Ask]]:

@@ -21,6 +21,11 @@ class Classify(Task):
     distribution that decoding with a choice constraint samples from at temperature 1, but that such decoding may spell
     a label in any tokens ("b", "ad"), and here each label has just those that the tokenizer gives it.
 
+    The tokens of a host that takes messages (`ServerEngine` with api="chat") are not known beforehand: it answers, and
+    says what else could have stood at each place. A token that several labels begin with stays undecided where its own
+    answer did not go on with it. That counts in the sum that probabilities are divided by and for no label, so `scores`
+    sum to less than 1. Where it could make another label the likeliest, the row fails.
+
     `confidence` is the probability of the chosen label, and `margin` its distance to the next one. Neither is the
     probability that the label is right: models are often surer than they should be. Compare with labelled rows.
     """
@@ -70,7 +75,9 @@ class Classify(Task):
                 "confidence", "number", "The model's probability of this label, given that it answers with a label."
             ),
             Column("margin", "number", "Confidence less the probability of the second likeliest label."),
-            Column("scores", "json", "Every label with its probability; they sum to 1."),
+            Column(
+                "scores", "json", "Every label with its probability; they sum to 1, less what a chat host left open."
+            ),
         )
 
     def settings(self) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from functools import cached_property
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, field_serializer, model_
 
 from llm_assets.errors import ConfigError
 from llm_assets.json_schema import bounded, describe, import_model, schema_columns
-from llm_assets.prompts import Layout, Tokenizer
+from llm_assets.prompts import Layout, TextTokenizer, Tokenizer
 from llm_assets.records import Candidate, Column, Completion, Constraint, Failure, FailureKind, GenerateText
 from llm_assets.tasks.base import (
     PROVENANCE_COLUMNS,
@@ -48,7 +48,7 @@ class Extract(GenerationTask):
 
     Where all that is asked for is one of some values (one required property: an enum, a Literal or a boolean), nothing
     is generated: the values are scored as the labels of a `Classify`, and `confidence` is the chosen one's probability.
-    With sampling parameters of your own, one is generated all the same.
+    With sampling parameters of your own one is generated all the same, and by a host that takes messages.
     """
 
     type: Literal["extract"] = "extract"
@@ -128,7 +128,11 @@ class Extract(GenerationTask):
 
     @property
     def constraint(self) -> Constraint | None:
-        return None if self.choice else Constraint("json", json.dumps(self.json_schema, ensure_ascii=False))
+        return None if self.choice else self._schema_constraint
+
+    @property
+    def _schema_constraint(self) -> Constraint:
+        return Constraint("json", json.dumps(self.json_schema, ensure_ascii=False))
 
     def settings(self) -> dict[str, object]:
         # Marked, so that answers that were generated are not taken for scored ones.
@@ -143,10 +147,10 @@ class Extract(GenerationTask):
         return json.dumps(json.loads(example.answer), ensure_ascii=False)
 
     def plan(self, tokenizer: Tokenizer, max_model_len: int, layout: Layout = "instruction_first") -> Plan:
-        if self.choice:
+        if self.choice and not isinstance(tokenizer, TextTokenizer):
             return ChoicePlan(self, tokenizer, max_model_len, layout)
         sampling = self.sampling_arguments(DEFAULT_MAX_TOKENS)
-        query = Query(GenerateText(sampling, self.constraint))
+        query = Query(GenerateText(sampling, self._schema_constraint))
         return ExtractPlan(self, tokenizer, max_model_len, [query], layout)
 
 
@@ -162,7 +166,29 @@ class ExtractPlan(GenerationPlan):
     def parse(self, candidate: Candidate) -> dict[str, object] | Failure:
         if candidate.finish_reason == "length":
             return truncated(self.task, candidate)
-        return _fields(self.task.answer_model, self._columns, candidate.text)
+        check = self._check if isinstance(self.tokenizer, TextTokenizer) else None
+        return _fields(self.task.answer_model, self._columns, candidate.text, check)
+
+    @cached_property
+    def _check(self) -> Callable[[Any], None] | None:
+        """Raises a ValueError if an answer does not fit the schema: of a host, nobody knows whether it keeps to it."""
+        if self.task.answer_model is not None:
+            return None  # which has a say itself
+        from jsonschema import ValidationError
+        from jsonschema.validators import validator_for
+
+        validator = validator_for(self.task.json_schema)(self.task.json_schema)
+
+        def check(fields: Any) -> None:
+            try:
+                validator.validate(fields)
+            except ValidationError as error:
+                where = ".".join(map(str, error.absolute_path)) or "answer"
+                raise ValueError(f"{where}: {error.message[:200]}") from None
+            except Exception:  # a pattern that is none in Python, say: then the host has the only word
+                return
+
+        return check
 
 
 class ChoicePlan(ScoringPlan):
@@ -186,10 +212,14 @@ class ChoicePlan(ScoringPlan):
         return columns if isinstance(columns, Failure) else ({**columns, "confidence": found[best]}, "stop")
 
 
-def _fields(model: AnswerModel | None, columns: Sequence[Column], text: str) -> dict[str, object] | Failure:
+def _fields(
+    model: AnswerModel | None, columns: Sequence[Column], text: str, check: Callable[[Any], None] | None = None
+) -> dict[str, object] | Failure:
     """Read an answer as columns, or say why it cannot be."""
     try:
         fields = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        if check is not None:
+            check(fields)
         if model is not None:
             fields = model.model_validate(fields).model_dump(mode="json", by_alias=True)
         if not isinstance(fields, dict):

@@ -54,10 +54,16 @@ class Generate(GenerationTask):
 class GeneratePlan(GenerationPlan):
     """Generates the answer. A constrained one that was cut off does not match, and is a failure."""
 
+    task: Generate
+
     def parse(self, candidate: Candidate) -> dict[str, object] | Failure:
         if self.task.constraint is not None:
             if candidate.finish_reason == "length":
                 return truncated(self.task, candidate)
+            choice = self.task.choice
+            if choice is not None and candidate.text not in choice:  # of a host that ignores what it is told
+                message = f"The answer is none of {', '.join(map(repr, choice))[:200]}: {candidate.text[:200]!r}."
+                return Failure(FailureKind.INVALID_JSON, message, candidate.text)
             return {"answer": candidate.text}
         answer = candidate.text.strip()
         if not answer:

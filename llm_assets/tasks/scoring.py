@@ -1,16 +1,21 @@
 """Answers out of a closed list: each gets its probability, and none is generated."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise, takewhile
 
 from llm_assets.errors import ConfigError
-from llm_assets.prompts import Layout, Tokenizer
+from llm_assets.prompts import Layout, TextTokenizer, Tokenizer
 from llm_assets.records import Completion, Failure, FailureKind, ScoreTokens
 from llm_assets.tasks.base import Plan, Query, Task
 
 MAX_SCORED_TOKENS = 128
 """Tokens that one request can score; vLLM's limit."""
+
+ROUNDING = 1e-9
+"""Probabilities that sum to 1 may miss it by so much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,13 @@ class ScoringPlan(Plan):
     def __init__(
         self, task: Task, tokenizer: Tokenizer, max_model_len: int, layout: Layout, answers: Sequence[str], noun: str
     ) -> None:
-        encoded = tokenizer.encode_literal(answers)
+        most_at_once, most_tokens = MAX_SCORED_TOKENS, 1
+        if isinstance(tokenizer, TextTokenizer):
+            # Its model's tokens are not known before it has answered, so all answers are compared with what it says.
+            encoded = [[tokenizer.id_of(answer)] for answer in answers]
+            most_at_once, most_tokens = len(answers), bytes_to_tell_apart(answers)
+        else:
+            encoded = tokenizer.encode_literal(answers)
         for index, ids in enumerate(encoded):
             if not ids or encoded.index(ids) != index:
                 raise ConfigError(
@@ -74,9 +85,9 @@ class ScoringPlan(Plan):
         """The branch that each query belongs to: one with very many ways on takes several queries."""
         for number, branch in enumerate(self.branches):
             token_ids = [token_id for ids, _ in branch.ways for token_id in ids]
-            for start in range(0, len(token_ids), MAX_SCORED_TOKENS):
-                scored = tuple(token_ids[start : start + MAX_SCORED_TOKENS])
-                queries.append(Query(ScoreTokens(scored), branch.path))
+            for start in range(0, len(token_ids), most_at_once):
+                scored = tuple(token_ids[start : start + most_at_once])
+                queries.append(Query(ScoreTokens(scored, most_tokens), branch.path))
                 self._branch_of.append(number)
         super().__init__(task, tokenizer, max_model_len, queries, layout)
 
@@ -87,12 +98,24 @@ class ScoringPlan(Plan):
             scores[number].update(completion.scores)
         return scores
 
+    def undecided(self, completions: Sequence[Completion]) -> list[float]:
+        """Return for each branch the natural-log probability of what may go any of several ways on."""
+        undecided = [-math.inf for _ in self.branches]
+        for number, completion in zip(self._branch_of, completions, strict=True):
+            undecided[number] = max(undecided[number], completion.undecided)
+        return undecided
+
     def probabilities(self, completions: Sequence[Completion]) -> list[float] | Failure:
-        """Return each answer's probability, given that the model gives one of them. They sum to 1."""
+        """Return each answer's probability, given that the model gives one of them.
+
+        They sum to 1, less what is undecided. It is a failure if that could make another answer the likeliest.
+        """
         logs = [0.0] * len(self.answers)
-        for branch, found in zip(self.branches, self.scores(completions), strict=True):
+        for branch, found, undecided in zip(
+            self.branches, self.scores(completions), self.undecided(completions), strict=True
+        ):
             ways = [log_sum_exp([found.get(i, -math.inf) for i in ids]) for ids, _ in branch.ways]
-            total = log_sum_exp(ways)
+            total = log_sum_exp([*ways, undecided])
             if not math.isfinite(total):
                 return Failure(
                     FailureKind.ENGINE_ERROR,
@@ -101,7 +124,32 @@ class ScoringPlan(Plan):
             for way, (_, below) in zip(ways, branch.ways, strict=True):
                 for index in below:
                     logs[index] += way - total
-        return [math.exp(log) for log in logs]
+        found = [math.exp(log) for log in logs]
+        left = 1.0 - math.fsum(found)
+        first, second = sorted(found, reverse=True)[:2]
+        if left > ROUNDING and first - second <= left:
+            return Failure(
+                FailureKind.ENGINE_ERROR,
+                f"Of the probability of all {self._noun}s, {left:.0%} is that of tokens with which several of them "
+                f"begin, too much to tell which is the likeliest. {_alike(self.answers)}",
+            )
+        return found
+
+
+def bytes_to_tell_apart(answers: Sequence[str]) -> int:
+    """Return the most bytes of an answer that are needed to know which of some answers it is."""
+    texts = sorted(answer.lower().encode("utf-8", "replace") for answer in answers)
+    alike = (takewhile(lambda pair: pair[0] == pair[1], zip(*two, strict=False)) for two in pairwise(texts))
+    return 1 + max((len(list(pairs)) for pairs in alike), default=0)
+
+
+def _alike(answers: Sequence[str]) -> str:
+    """Which answers begin alike, and what to do about it."""
+    firsts = Counter(answer[:1].lower() for answer in answers)
+    alike = [repr(answer) for answer in answers if firsts[answer[:1].lower()] > 1]
+    if not alike:
+        return "The model began with white space: say in the instruction that the answer is nothing else."
+    return f"These begin alike: {', '.join(alike[:10])}. Choose others, which begin with different words."
 
 
 def log_sum_exp(logs: Sequence[float]) -> float:

@@ -86,6 +86,7 @@ class OddServer:
                 web.get("/health", self._health),
                 web.get("/v1/models", self._models),
                 web.post("/inference/v1/generate", self._generate),
+                web.post("/v1/chat/completions", self._generate),
             ]
         )
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None, handler_cancellation=True)
@@ -104,7 +105,7 @@ class OddServer:
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        self.asked.append(body["token_ids"][0])
+        self.asked.append(body.get("token_ids", [0])[0])
         self.keys.append(request.headers.get("Authorization"))
         task = asyncio.current_task()
         assert task is not None

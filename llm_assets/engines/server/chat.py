@@ -1,14 +1,15 @@
 """Requests to a host with OpenAI's interface: messages there, text back."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from llm_assets.engines.server.labels import label_scores
+from llm_assets.engines.server.reading import UnreadableAnswerError, choices_of, usage_of
 from llm_assets.engines.server.settings import ServerSettings
 from llm_assets.errors import ConfigError, did_you_mean
-from llm_assets.prompts import ByteTokenizer
+from llm_assets.prompts import TextTokenizer
 from llm_assets.records import (
     Candidate,
     Completion,
@@ -30,32 +31,6 @@ CHOICE = "answer"
 """The property of a JSON answer that holds the choice."""
 
 
-class TextTokenizer(ByteTokenizer):
-    """A tokenizer of bytes that also gives an id to each piece of text that a host names as one token of its own."""
-
-    _FIRST = 1000
-
-    def __init__(self) -> None:
-        self._ids: dict[str, int] = {}
-        self._texts: list[str] = []
-
-    def id_of(self, text: str) -> int:
-        """Return the id of a host's token."""
-        if text not in self._ids:
-            self._ids[text] = self._FIRST + len(self._texts)
-            self._texts.append(text)
-        return self._ids[text]
-
-    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        pieces = (
-            self._texts[token_id - self._FIRST].encode("utf-8", "replace")
-            if token_id >= self._FIRST
-            else bytes([token_id] if token_id < 256 else [])
-            for token_id in token_ids
-        )
-        return b"".join(pieces).decode("utf-8", "replace")
-
-
 def check_chat(constraint: Constraint) -> None:
     """Raise a ConfigError if OpenAI's interface has no such constraint."""
     if constraint.kind in ("regex", "grammar"):
@@ -68,8 +43,9 @@ def check_chat(constraint: Constraint) -> None:
 class ChatWire:
     """Puts requests into chat completions, and what comes back into completions.
 
-    Labels are scored by the likeliest first tokens of an answer, of which hosts name at most twenty: a label's
-    probability is that of the tokens that its text begins with.
+    Labels are scored by what the host answers, and by the tokens that it could have answered with at each place, of
+    which hosts name at most twenty. A token that several labels begin with is followed where the host's own answer went
+    on with it; elsewhere its probability is undecided among them.
     """
 
     path = PATH
@@ -87,7 +63,8 @@ class ChatWire:
         messages, _ = self._tokenizer.messages(request.prompt_token_ids)
         body: dict[str, Any] = {"model": self._settings.model, "messages": messages}
         if isinstance(request.ask, ScoreTokens):
-            body |= {"temperature": 0.0, self._max_tokens: 1, "logprobs": True, "top_logprobs": MOST_TOP_LOGPROBS}
+            body |= {"temperature": 0.0, self._max_tokens: request.ask.most_tokens}
+            body |= {"logprobs": True, "top_logprobs": MOST_TOP_LOGPROBS}
         else:
             assert isinstance(request.ask, GenerateText)
             body |= self._sampling(request.ask.sampling)
@@ -95,27 +72,29 @@ class ChatWire:
                 body["response_format"] = _response_format(request.ask.constraint)
         return [json.dumps(body).encode()]
 
+    def usage(self, answers: Sequence[Any]) -> Usage:
+        """Return the tokens that an answer counts, if only to be refused."""
+        return usage_of(answers)
+
     def completion(self, request: Request, answers: Sequence[Any]) -> Completion:
-        """Read what the host answered."""
+        """Read what the host answered.
+
+        Raises:
+            UnreadableAnswerError: it lacks what was asked for.
+        """
         (answer,) = answers
-        used = answer.get("usage") or {}
-        usage = Usage(
-            prompt=used.get("prompt_tokens") or 0,
-            cached=(used.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
-            output=used.get("completion_tokens") or 0,
-        )
-        choices = sorted(answer["choices"], key=lambda choice: choice.get("index", 0))
-        if isinstance(request.ask, ScoreTokens):
-            _, prefix = self._tokenizer.messages(request.prompt_token_ids)
-            (step, *_) = choices[0]["logprobs"]["content"]
-            return Completion(request.id, scores=self._scores(step, prefix, request.ask.token_ids), usage=usage)
+        ask, usage = request.ask, usage_of(answers)
+        wanted = int(str(ask.sampling.get("n", 1))) if isinstance(ask, GenerateText) else 1
+        choices = sorted(choices_of(answer, wanted), key=lambda choice: choice.get("index", 0))
         for choice in choices:
             said = choice["message"].get("refusal")
             if said or choice["finish_reason"] not in ("stop", "length"):
                 message = f"The host ended the answer with {choice['finish_reason']!r}. {said or ''}".strip()
                 return Completion(request.id, error=message, error_kind=FailureKind.REFUSED_REQUEST, usage=usage)
-        assert isinstance(request.ask, GenerateText)
-        ask = request.ask
+        if isinstance(ask, ScoreTokens):
+            scores, undecided = self._scores(choices[0], request, ask)
+            return Completion(request.id, scores=scores, undecided=undecided, usage=usage)
+        assert isinstance(ask, GenerateText)
         return Completion(request.id, tuple(self._candidate(choice, ask) for choice in choices), usage=usage)
 
     def _sampling(self, sampling: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,34 +115,33 @@ class ChatWire:
                 )
         return body
 
-    def _scores(self, step: Mapping[str, Any], prefix: str, token_ids: Sequence[int]) -> dict[int, float]:
-        """Return for each way on from `prefix` the log-probability of those first tokens that go it."""
-        found = [(item["token"].lstrip(), item["logprob"]) for item in step["top_logprobs"]]
-        ways = prefix.encode()
-        letters = [bytes([token_id]).lower() for token_id in token_ids if token_id < 256]
-        if len(set(letters)) == len(letters):
-            # "Positive" means the label "positive", unless labels differ in nothing else.
-            found, ways, prefix = [(text.lower(), value) for text, value in found], ways.lower(), prefix.lower()
-        else:
-            letters = [bytes([token_id]) for token_id in token_ids if token_id < 256]
-        letter_of = dict(zip((i for i in token_ids if i < 256), letters, strict=True))
-        scores = {}
-        for token_id in token_ids:
-            if token_id in self._tokenizer.end_token_ids:
-                values = [value for text, value in found if text == prefix or _is_an_end(text)]
-            else:
-                way = ways + letter_of[token_id]
-                values = [value for text, value in found if text.encode("utf-8", "replace").startswith(way)]
-            total = math.fsum(map(math.exp, values))
-            scores[token_id] = min(math.log(total), 0.0) if total else -math.inf
-        return scores
+    def _scores(self, choice: Mapping[str, Any], request: Request, ask: ScoreTokens) -> tuple[dict[int, float], float]:
+        """Return the log-probability of each label, and that of what several of them begin with."""
+        steps = _steps(choice)
+        if not steps or not all(step.get("top_logprobs") for step in steps):
+            raise UnreadableAnswerError(
+                "The host's answer has no top_logprobs, by which labels are scored. Name a model or a host that gives "
+                "them, or use a Generate task with `choice` and confidence: false."
+            )
+        _, before = self._tokenizer.messages(request.prompt_token_ids)
+        labels = [before + self._tokenizer.decode([token_id]) for token_id in ask.token_ids]
+        scores, undecided = label_scores(steps, choice["finish_reason"] == "stop", labels)
+        return dict(zip(ask.token_ids, scores, strict=True)), undecided
 
     def _candidate(self, choice: Mapping[str, Any], ask: GenerateText) -> Candidate:
-        text = choice["message"].get("content") or ""
+        text, steps, wanted = _text(choice), _steps(choice), ask.sampling.get("logprobs")
+        if wanted is not None and text and not steps:
+            raise UnreadableAnswerError(
+                "The host's answer has no log-probabilities, of which the confidence is made. Set confidence: false "
+                "and no sampling.logprobs on the task, or name a model or a host that gives them."
+            )
+        if wanted and not all(step.get("top_logprobs") for step in steps):
+            raise UnreadableAnswerError(
+                "The host's answer has no top_logprobs, for which sampling.logprobs asks. Leave it out, or name a "
+                "model or a host that gives them."
+            )
         if ask.constraint is not None and ask.constraint.kind == "choice":
             text = _chosen(text)
-        steps = (choice.get("logprobs") or {}).get("content") or []
-        wanted = int(ask.sampling.get("logprobs") or 0)  # pyright: ignore[reportArgumentType]
         tokens = [self._tokenizer.id_of(step["token"]) for step in steps]
         return Candidate(
             text=text,
@@ -177,6 +155,22 @@ class ChatWire:
             if wanted
             else (),
         )
+
+
+def _steps(choice: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The tokens of an answer with their log-probabilities, as far as the host gives them."""
+    return (choice.get("logprobs") or {}).get("content") or []
+
+
+def _text(choice: Mapping[str, Any]) -> str:
+    text = choice["message"].get("content")
+    if text is None and choice["finish_reason"] == "length":
+        return ""  # a model that thinks first had not begun to answer
+    if not isinstance(text, str):
+        raise UnreadableAnswerError(
+            f"The host's answer has no text: message.content is {str(text)[:100]!r}. Name a model that answers in text."
+        )
+    return text
 
 
 def _response_format(constraint: Constraint) -> dict[str, Any]:
@@ -194,13 +188,9 @@ def _response_format(constraint: Constraint) -> dict[str, Any]:
 
 
 def _chosen(text: str) -> str:
-    """Return the choice in a JSON answer; of one that is cut off, what there is."""
+    """Return the choice in a JSON answer; of one that is cut off or has another form, what there is."""
     try:
-        return json.loads(text)[CHOICE]
-    except (ValueError, TypeError, KeyError):
+        found = json.loads(text)[CHOICE]
+    except (ValueError, TypeError, KeyError, RecursionError):
         return text
-
-
-def _is_an_end(text: str) -> bool:
-    """Whether a token is one that ends an answer: hosts write it as nothing, or in angle brackets."""
-    return not text or (text.startswith("<") and text.endswith(">"))
+    return found if isinstance(found, str) else text

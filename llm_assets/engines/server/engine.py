@@ -11,13 +11,14 @@ from urllib.parse import urlsplit
 from llm_assets.engines.background import Background
 from llm_assets.engines.compile_check import check_limits
 from llm_assets.engines.idle import IdleClock
-from llm_assets.engines.server.chat import ChatWire, TextTokenizer, check_chat
+from llm_assets.engines.server.chat import ChatWire, check_chat
+from llm_assets.engines.server.reading import UnreadableAnswerError
 from llm_assets.engines.server.settings import CHAT_LENGTH, ServerSettings
 from llm_assets.engines.server.transport import Answer, Transport
 from llm_assets.engines.server.vllm_wire import VllmWire
 from llm_assets.engines.vllm.engine import VllmEngine
 from llm_assets.errors import ConfigError, did_you_mean
-from llm_assets.prompts import Tokenizer
+from llm_assets.prompts import TextTokenizer, Tokenizer
 from llm_assets.records import (
     BeamSearch,
     Completion,
@@ -43,6 +44,10 @@ class Wire(Protocol):
 
     def completion(self, request: Request, answers: Sequence[Any]) -> Completion:
         """Read the answers to them."""
+        ...
+
+    def usage(self, answers: Sequence[Any]) -> Usage:
+        """Return the tokens that the answers count, also of those that cannot be read."""
         ...
 
 
@@ -241,19 +246,22 @@ class ServerEngine:
         return self._read(request, [await call])
 
     def _read(self, request: Request, answers: Sequence[Answer]) -> Completion:
+        bodies = [answer.body for answer in answers]
+        usage = self._wire.usage(bodies)  # it is billed, whatever becomes of it
         for answer in answers:
             if answer.refused:
                 message = f"The server refused the request: {answer.refused}"
-                return Completion(request.id, error=message, error_kind=FailureKind.REFUSED_REQUEST)
+                return Completion(request.id, error=message, error_kind=FailureKind.REFUSED_REQUEST, usage=usage)
             if answer.failed:
-                return Completion(request.id, error=answer.failed)
+                return Completion(request.id, error=answer.failed, usage=usage)
         try:
-            return self._wire.completion(request, [answer.body for answer in answers])
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            shown = masked(str(answers[0].body))[:500]
-            return Completion(
-                request.id, error=f"The server's answer has another form ({type(error).__name__}: {error}): {shown}"
-            )
+            return self._wire.completion(request, bodies)
+        except UnreadableAnswerError as error:
+            reason = str(error)
+        except Exception as error:  # it can have any form
+            reason = f"The server's answer has another form ({type(error).__name__}: {error})."
+        shown = masked(str(bodies[0]))[:500]
+        return Completion(request.id, error=f"{reason} The answer: {shown}", usage=usage)
 
 
 async def _transport(settings: ServerSettings) -> Transport:

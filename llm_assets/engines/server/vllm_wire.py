@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llm_assets.engines.server.reading import UnreadableAnswerError, choices_of, usage_of
 from llm_assets.engines.server.settings import ServerSettings
 from llm_assets.engines.vllm.messages import FINISHED, SamplingCache, answer_text, constraint_arguments
 from llm_assets.prompts import Tokenizer
@@ -52,20 +53,34 @@ class VllmWire:
             for parameters in self._parameters.params(request.ask)
         ]
 
+    def usage(self, answers: Sequence[Any]) -> Usage:
+        """Return the tokens that the answers count, if only to be refused."""
+        return usage_of(answers)
+
     def completion(self, request: Request, answers: Sequence[Any]) -> Completion:
-        """Read what the server answered to each of the bodies."""
-        usage = _usage(answers)
-        choices = [choice for answer in answers for choice in answer["choices"]]
+        """Read what the server answered to each of the bodies.
+
+        Raises:
+            UnreadableAnswerError: it lacks what was asked for.
+        """
+        ask, usage = request.ask, usage_of(answers)
+        wanted = int(str(ask.sampling.get("n", 1))) if isinstance(ask, GenerateText) else 1
+        choices = [choice for answer in answers for choice in choices_of(answer, wanted)]
         if stopped := [reason for choice in choices if (reason := choice["finish_reason"]) not in FINISHED]:
             return Completion(request.id, error=f"vLLM ended the request with {stopped[0]!r}.", usage=usage)
-        if isinstance(request.ask, ScoreTokens):
-            scores = {token: value for choice in choices for token, value in _top(choice["logprobs"]["content"][0])}
-            asked = request.ask.token_ids
-            return Completion(request.id, scores={token: scores[token] for token in asked}, usage=usage)
-        assert isinstance(request.ask, GenerateText)
-        sampling = request.ask.sampling
+        if isinstance(ask, ScoreTokens):
+            scores = {token: value for choice in choices for step in _steps(choice)[:1] for token, value in _top(step)}
+            missing = [token for token in ask.token_ids if token not in scores]
+            if missing:
+                raise UnreadableAnswerError(
+                    f"The server's answer has no log-probability of token {missing[0]}, by which a label is scored. Is "
+                    "it vLLM 0.25 or later? max_logprobs here must be no more than its --max-logprobs."
+                )
+            return Completion(request.id, scores={token: scores[token] for token in ask.token_ids}, usage=usage)
+        assert isinstance(ask, GenerateText)
         candidates = tuple(
-            self._candidate(choice, request, sampling) for choice in sorted(choices, key=lambda choice: choice["index"])
+            self._candidate(choice, request, ask.sampling)
+            for choice in sorted(choices, key=lambda choice: choice["index"])
         )
         return Completion(request.id, candidates, usage=usage)
 
@@ -85,19 +100,27 @@ class VllmWire:
         return [json.dumps(parameters)]
 
     def _candidate(self, choice: Mapping[str, Any], request: Request, sampling: Mapping[str, Any]) -> Candidate:
+        if not isinstance(choice.get("token_ids"), list):
+            raise UnreadableAnswerError(
+                "The server's answer has no token_ids. Is it vLLM 0.25 or later? For another host, set api: chat."
+            )
         token_ids, reason = tuple(choice["token_ids"]), choice["finish_reason"]
+        steps, wanted = _steps(choice), sampling.get("logprobs")
+        if wanted is not None and len(steps) != len(token_ids):
+            raise UnreadableAnswerError(
+                f"The server's answer has {len(steps)} log-probabilities for {len(token_ids)} tokens. Is it vLLM 0.25 "
+                "or later? Without confidence: true and sampling.logprobs on the task, none are asked for."
+            )
         if sampling.get("stop"):
             text = self._stopped_text(token_ids, request, sampling)
         else:
             text = answer_text(token_ids, reason, request, sampling, self._tokenizer)
-        steps = (choice["logprobs"] or {}).get("content") or []
-        wanted = int(str(sampling.get("logprobs") or 0))
         return Candidate(
             text=text,
             token_ids=token_ids,
             finish_reason=reason,
             logprobs=tuple(step["logprob"] for step in steps),
-            top_logprobs=tuple(_likeliest(step, wanted) for step in steps) if wanted else (),
+            top_logprobs=tuple(_likeliest(step, int(str(wanted))) for step in steps) if wanted else (),
         )
 
     def _stopped_text(self, token_ids: Sequence[int], request: Request, sampling: Mapping[str, Any]) -> str:
@@ -127,6 +150,11 @@ def _score_parameters(token_ids: Sequence[int]) -> dict[str, Any]:
     }
 
 
+def _steps(choice: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The tokens of an answer with their log-probabilities, as far as the server gives them."""
+    return (choice.get("logprobs") or {}).get("content") or []
+
+
 def _top(step: Mapping[str, Any]) -> list[tuple[int, float]]:
     """Return the tokens of a step with their log-probabilities, the generated one first."""
     return [
@@ -141,12 +169,3 @@ def _likeliest(step: Mapping[str, Any], wanted: int) -> dict[int, float]:
     if len(found) > wanted and found[0][1] >= found[wanted][1]:
         found = found[:wanted]
     return dict(found)
-
-
-def _usage(answers: Sequence[Any]) -> Usage:
-    usages = [answer.get("usage") or {} for answer in answers]
-    return Usage(
-        prompt=sum(usage.get("prompt_tokens", 0) for usage in usages),
-        cached=sum((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0 for usage in usages),
-        output=sum(usage.get("completion_tokens") or 0 for usage in usages),
-    )
