@@ -48,7 +48,8 @@ def build_llm_assets(
 
     The step is `<name>__answers`; run configs and logs have that name, and jobs, schedules and sensors are named alike.
     It is made of the table's name and not of its tasks, so that it stays when these change: Dagster knows by the names
-    which schedules and sensors are turned on. Where two tables ask about one source, one of them is given a name.
+    which schedules and sensors are turned on. Where two tables ask about one source, one of them is given a name,
+    and also `source_asset` if it has another group: Dagster takes the source's asset twice only if both are equal.
 
     Args:
         source: The table to read.

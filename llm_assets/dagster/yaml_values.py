@@ -85,7 +85,9 @@ def told_at(context: dg.ResolutionContext, values: Any = None, *path: str | int)
     except (ConfigError, dg.DagsterInvalidDefinitionError) as error:
         inside = (*path, *_begun_with(str(error), values, path))
         place = ".".join(map(str, (*context.path, *inside)))
-        raise ConfigError(f"{_position(context, inside)[1]}{place}: {error}") from error
+        raise ConfigError(f"{_position(context, inside)[1]}{place}: {error}") from (
+            None if isinstance(error, ConfigError) else error
+        )
 
 
 def _begun_with(message: str, values: Any, path: Path) -> Path:
