@@ -5,10 +5,11 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import ceil
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, ViewportSize, expect, sync_playwright
 
 from tests.dagster.dagster_processes import Dagster
 
@@ -16,6 +17,12 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync")
 SCREENSHOTS = os.environ.get("LLM_ASSETS_SCREENSHOTS")
 """A folder where the pages that were seen are kept, such as docs/images."""
+
+WINDOW: ViewportSize = {"width": 1360, "height": 900}
+HIGHEST = 3000
+"""Pixels of the highest picture."""
+SETTLED_MILLISECONDS = 3000
+"""After which a graph that moves into place has come to rest."""
 
 LOOK_SECONDS = 8
 PAGE_SECONDS = 60
@@ -34,6 +41,10 @@ class Browser:
 
     def button(self, name: str) -> Locator:
         return self.page.get_by_role("button", name=name)
+
+    def row(self, name: str) -> Locator:
+        """Return the row of a table of metadata by its name."""
+        return self.page.locator("tr").filter(has=self.page.get_by_text(name, exact=True)).last
 
     def sees(self, text: str, seconds: float = PAGE_SECONDS) -> None:
         """Wait until a text stands on the page."""
@@ -68,11 +79,28 @@ class Browser:
         with self.page.expect_response(lambda response: "mutation Launch" in (response.request.post_data or "")):
             button.click()
 
-    def screenshot(self, name: str, element: Locator | None = None) -> None:
-        """Keep the page as it looks now, if somebody wants it."""
-        if SCREENSHOTS:
-            self.page.mouse.move(0, 0)
-            (element or self.page).screenshot(path=Path(SCREENSHOTS) / f"{name}.png")
+    def screenshot(self, name: str, down_to: Locator | None = None) -> None:
+        """Keep the page as it looks now, if somebody wants it.
+
+        Args:
+            name: What the file is called.
+            down_to: What the picture is to end below, so that nothing is cut off; as high as the window if not given.
+        """
+        if not SCREENSHOTS:
+            return
+        self.page.mouse.move(0, 0)
+        if down_to is not None:
+            # Pages scroll within themselves, so only a higher window shows more of them.
+            self.page.set_viewport_size({"width": WINDOW["width"], "height": HIGHEST})
+            expect(down_to).to_be_visible()
+            box = down_to.bounding_box()
+            assert box is not None
+            height = ceil(box["y"] + box["height"])
+            assert height <= HIGHEST, f"{name} would be {height} pixels high"
+            self.page.set_viewport_size({"width": WINDOW["width"], "height": height})
+        self.page.wait_for_timeout(SETTLED_MILLISECONDS)
+        self.page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png")
+        self.page.set_viewport_size(WINDOW)
 
 
 @contextmanager
@@ -83,7 +111,7 @@ def browser_on(dagster: Dagster) -> Iterator[Browser]:
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS))
-        page = chromium.new_page(viewport={"width": 1360, "height": 900})
+        page = chromium.new_page(viewport=WINDOW)
         page.set_default_timeout(PAGE_SECONDS * 1000)
         yield Browser(page, dagster)
         chromium.close()

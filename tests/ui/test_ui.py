@@ -13,6 +13,7 @@ from tests.dagster.dagster_processes import ROOT, running
 from tests.postgres import PostgresServer
 from tests.ui.browser import Browser, browser_on
 
+OF_DAY = "/assets/reviews_sentiment?view=partitions&partition=2026-11-03"
 DAY, NEXT_DAYS = "2026-11-03", ("2026-11-04", "2026-11-05")
 
 
@@ -63,8 +64,7 @@ def test_a_day_is_materialized_on_the_page_of_an_asset(scene: Scene) -> None:
     browser.open("/assets/reviews_sentiment")
     browser.sees("Decide whether the customer's message is positive or negative.")
     browser.materialize(DAY)
-    browser.comes_to_see(f"/assets/reviews_sentiment?view=partitions&partition={DAY}", "llm_assets/rows_read")
-    browser.screenshot("partition")
+    browser.comes_to_see(OF_DAY, "llm_assets/rows_read")
     assert scene.answered("reviews_sentiment").keys() == {DAY}
 
 
@@ -78,7 +78,9 @@ def test_the_page_of_an_asset_shows_plots_answers_and_the_prompt(scene: Scene) -
     for picture in pictures.all():
         picture.scroll_into_view_if_needed()
         assert picture.evaluate("image => image.complete && image.naturalWidth > 100")
-    browser.screenshot("plots")
+    browser.open(OF_DAY)
+    browser.sees("llm_assets/rows_read")
+    browser.screenshot("partition", down_to=browser.row("llm_assets/plot_prompt_tokens"))
 
 
 def test_a_backfill_is_launched_and_its_days_are_complete(scene: Scene) -> None:
@@ -100,4 +102,12 @@ def test_the_checks_of_an_asset_are_seen_and_one_that_fails_says_why(scene: Scen
     browser.sees("labels are those of column 'gold_label'")
     browser.sees("80 % is asked for.")
     expect(browser.page.get_by_text("Succeeded")).to_have_count(5)
-    browser.screenshot("checks")
+    browser.screenshot("checks", down_to=browser.row("llm_assets/gold_rows"))
+
+
+def test_the_graph_shows_the_table_and_what_is_made_of_it(scene: Scene) -> None:
+    browser = scene.browser
+    browser.open("/locations/definitions/asset-groups/reviews/lineage")
+    for name in ("reviews_sentiment", "reviews_facts", "reviews_summary"):
+        browser.sees(name)
+    browser.screenshot("lineage")
