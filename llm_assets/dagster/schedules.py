@@ -1,4 +1,4 @@
-"""Schedules: the latest partition when its time is over, or a table at certain times."""
+"""Schedules: the latest partition whose time is over, or a table at certain times."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -81,8 +81,9 @@ def build_schedule(
 ) -> dg.ScheduleDefinition:
     """Return a schedule for a table's assets, each tick of which is one run.
 
-    With partitions by time it runs the latest one when its time is over, in two dimensions with all values of the other
-    one. Without, it runs all partitions, or the whole table.
+    With partitions by time it runs the latest one whose time is over, in two dimensions with all values of the other
+    one. With an `end_offset` it runs those too that have begun since, so that each is run while it lasts and once more
+    when it is over. Without partitions by time, it runs all partitions, or the whole table.
 
     Args:
         assets: What `build_llm_assets` returned.
@@ -122,12 +123,22 @@ def build_schedule(
 
 
 def _latest(table: TableDefinition, names: Sequence[str], now: datetime) -> set[str]:
-    """Return the partitions of the latest time among all; without partitions by time, all."""
+    """Return the partitions of the latest time that is over, and of those that have begun since; else all.
+
+    A partition whose time is not over exists with an end_offset only: whoever sets one wants its rows answered too.
+    """
     time = table.partitions_by_time
     if time is None:
         return set(names)
-    last = time.definition().get_partition_keys(now)[-1:]
+    definition, moment = time.definition(), now.timestamp()  # as instants: a clock that is turned back repeats times
+    times: set[str] = set()
+    for key in reversed(definition.get_partition_keys(now)):
+        window = definition.time_window_for_partition_key(key)
+        if window.start.timestamp() <= moment:
+            times.add(key)
+        if window.end.timestamp() <= moment:
+            break
     if isinstance(table.partitions, MultiPartitions):
         side = 0 if table.partitions.dimensions[sorted(table.partitions.dimensions)[0]] is time else 1
-        return {name for name in names if [name.split("|")[side]] == last}
-    return set(last)
+        return {name for name in names if name.split("|")[side] in times}
+    return times

@@ -145,7 +145,8 @@ def build_unanswered_sensor(
 
     When there are `min_rows` of them, or one is as old as `max_age`, it asks for all partitions that have any: one run
     for partitions that follow upon each other, up to the `max_partitions_per_run` of the assets. Partitions that a run
-    works on or waits for are left out. A row whose text has changed counts as answered; a run finds it.
+    works on or waits for are left out, and their rows are not counted. A row whose text has changed counts as answered;
+    a run finds it.
 
     Looking costs one query that compares the keys of source and answers in their database. If they are in two
     databases, or the key is not a single integer or text, all keys are read instead.
@@ -199,23 +200,23 @@ def build_unanswered_sensor(
             names = definition.get_partition_keys(dynamic_partitions_store=context.instance)
         if not names:
             return dg.SkipReason("There is no partition yet.")
+        in_pairs = isinstance(table.partitions, MultiPartitions)
+        busy = _busy(context, answers, names, in_pairs, retry_after)
+        left_out = f"a run works on them, waits, or failed less than {retry_after} ago."
+        partitions = [table.partition(name) for name in names if name not in busy]
+        if not partitions:
+            return dg.SkipReason(f"No rows were looked at: {left_out}")
         with masked_errors():
-            partitions = [table.partition(name) for name in names]
             unanswered = _unanswered(context, table, [old_before[0]] if old_before else [])
             found = unanswered.count(partitions, old_before, min_rows or 1)
         rows, old = sum(each.rows for each in found.values()), sum(each.old for each in found.values())
         if not (old or (min_rows is not None and rows >= min_rows)):
-            return dg.SkipReason(f"{rows} rows are unanswered, and none of them for too long.")
-        in_pairs = isinstance(table.partitions, MultiPartitions)
-        busy = _busy(context, answers, names, in_pairs, retry_after)
-        wanted = [each for each in found if each not in busy]
-        left_out = f"{rows} rows are unanswered; a run works on them, waits, or failed less than {retry_after} ago."
-        if not wanted:
-            return dg.SkipReason(left_out)
-        context.log.info(f"{sum(found[each].rows for each in wanted)} rows of {len(wanted)} partitions are unanswered.")
+            elsewhere = f" {len(names) - len(partitions)} partitions were left out: {left_out}" if busy else ""
+            return dg.SkipReason(f"{rows} rows are unanswered, and none of them for too long.{elsewhere}")
+        context.log.info(f"{rows} rows of {len(found)} partitions are unanswered.")
         if definition is None:
             return dg.SensorResult(run_requests=[dg.RunRequest(asset_selection=keys)])
-        chosen = ranges(names, set(wanted), in_pairs, most_partitions(answers))
+        chosen = ranges(names, set(found), in_pairs, most_partitions(answers))
         return dg.SensorResult(run_requests=[each.request(keys) for each in chosen])
 
     return answer_new_rows

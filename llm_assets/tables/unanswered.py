@@ -222,12 +222,20 @@ class Unanswered:
         if index is None or len(windows) <= CONDITIONS_OF_A_QUERY:
             return partitions
         size = ceil(len(windows) / CONDITIONS_OF_A_QUERY)
-        stretches = [windows[first : first + size] for first in range(0, len(windows), size)]
+        stretches: list[list[Within]] = []
+        for window in windows:
+            # None reaches over a partition that is not looked at, whose rows would take the place of others.
+            if stretches and stretches[-1][-1].end == window.start and len(stretches[-1]) < size:
+                stretches[-1].append(window)
+            else:
+                stretches.append([window])
         whole = [
             Partition(str(number), (Within(each[0].column, each[0].start, each[-1].end),))
             for number, each in enumerate(stretches)
         ]
-        found = self._count_some(whole, None, where, limit)
+        found: set[str] = set()
+        for some in _with_few_conditions(whole):
+            found |= self._count_some(some, None, where, limit).keys()
         kept = {window for number, each in enumerate(stretches) if str(number) in found for window in each}
         return [each for each in partitions if each.conditions[index] in kept]
 

@@ -210,6 +210,58 @@ def test_a_tick_is_one_run_of_what_is_due(
     assert ticked(tmp_path, partitions, schedule, NOON) == expected
 
 
+def moment(zone: str, *numbers: int, fold: int = 0) -> datetime:
+    year, month, day, hour = numbers
+    return datetime(year, month, day, hour, fold=fold, tzinfo=ZoneInfo(zone))
+
+
+TOKYO = "Asia/Tokyo"
+WINTER = "2026-10-25"
+"""The day on which Berlin's clock is turned back at three."""
+
+
+@pytest.mark.parametrize(
+    ("settings", "now", "expected"),
+    [
+        ({"end_offset": 1}, moment("UTC", 2026, 11, 5, 2), [("2026-11-04", "2026-11-05")]),
+        ({"end_offset": 1}, moment("UTC", 2026, 11, 6, 2), [("2026-11-05", "2026-11-06")]),
+        # At two in Tokyo, it is the day before in UTC.
+        ({"end_offset": 1, "timezone": TOKYO}, moment(TOKYO, 2026, 11, 5, 2), [("2026-11-04", "2026-11-05")]),
+        ({"timezone": TOKYO}, moment(TOKYO, 2026, 11, 5, 2), ["2026-11-04"]),
+        # Before six, the day that began at six the day before lasts; at six it is over, and the next begins.
+        ({"end_offset": 1, "hour_offset": 6}, moment("UTC", 2026, 11, 5, 2), [("2026-11-03", "2026-11-04")]),
+        ({"end_offset": 1, "hour_offset": 6}, moment("UTC", 2026, 11, 5, 6), [("2026-11-04", "2026-11-05")]),
+        # Partitions that have not begun are not run.
+        ({"end_offset": 3}, moment("UTC", 2026, 11, 5, 2), [("2026-11-04", "2026-11-05")]),
+        ({"end_offset": 1}, moment("UTC", 2026, 11, 1, 2), ["2026-11-01"]),
+        ({"end_offset": 1, "end": "2026-11-04"}, moment("UTC", 2026, 11, 9, 2), ["2026-11-03"]),
+        ({"end_offset": 1, "cadence": "monthly"}, moment("UTC", 2026, 12, 5, 2), [("2026-11-01", "2026-12-01")]),
+        (
+            {"end_offset": 1, "cadence": "hourly", "start": WINTER, "timezone": "Europe/Berlin"},
+            moment("Europe/Berlin", 2026, 10, 25, 2),
+            [(f"{WINTER}-01:00", f"{WINTER}-02:00")],
+        ),
+        (
+            {"end_offset": 1, "cadence": "hourly", "start": WINTER, "timezone": "Europe/Berlin"},
+            moment("Europe/Berlin", 2026, 10, 25, 2, fold=1),
+            [(f"{WINTER}-02:00", f"{WINTER}-02:00+0100")],
+        ),
+    ],
+)
+def test_a_tick_runs_what_is_over_and_with_an_end_offset_what_has_begun(
+    tmp_path: Path, settings: dict[str, Any], now: datetime, expected: list[Any]
+) -> None:
+    partitions = TimePartitions.model_validate({"column": "at", "start": "2026-11-01", **settings})
+    assert ticked(tmp_path, partitions, None, now)[0] == expected
+
+
+def test_with_an_end_offset_a_tick_runs_all_values_of_the_other_dimension(tmp_path: Path) -> None:
+    days = TimePartitions(column="at", start="2026-11-01", end_offset=1)
+    pairs = MultiPartitions(dimensions={"country": COUNTRIES, "day": days})
+    found = ticked(tmp_path, pairs, Schedule(hour_of_day=3), datetime(2026, 11, 5, 3, tzinfo=UTC))[0]
+    assert found == [("de|2026-11-04", "fr|2026-11-05")]
+
+
 def test_a_schedule_skips_while_there_is_no_partition(tmp_path: Path) -> None:
     assert ticked(tmp_path, DAYS, None, datetime(2026, 10, 1, tzinfo=UTC))[0] == []
 

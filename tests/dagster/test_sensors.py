@@ -332,6 +332,29 @@ def test_partitions_of_unfinished_runs_are_not_asked_for_again(table: Table) -> 
     assert "a run works on them" in reason(table.tick(sensor, assets))
 
 
+@pytest.mark.parametrize("status", ["waits", "failed"])
+def test_only_rows_of_partitions_that_would_be_run_count(table: Table, status: str) -> None:
+    assets = table.assets(DAYS)
+    sensor = build_unanswered_sensor(assets, min_rows=3)
+    table.add(*((number, None, "01 10:00") for number in range(5)), (10, None, "02 10:00"), (11, None, "04 10:00"))
+    run = unfinished_run(table, assets, "2026-11-01", **{"dagster/sensor_name": sensor.name})
+    if status == "failed":
+        table.instance.report_run_failed(run)
+    skipped = reason(table.tick(sensor, assets))
+    assert skipped.startswith("2 rows are unanswered, and none of them for too long. 1 partitions were left out")
+    table.add((12, None, "04 11:00"))
+    assert spans(table.tick(sensor, assets)) == ["2026-11-02", "2026-11-04"]
+
+
+def test_an_old_row_of_a_partition_that_is_run_asks_for_no_other(table: Table) -> None:
+    assets = table.assets(DAYS)
+    age = datetime.now(UTC) - datetime(2026, 11, 3, 12, tzinfo=UTC)
+    sensor = build_unanswered_sensor(assets, min_rows=9, max_age=age)
+    table.add((1, None, "01 10:00"), (2, None, "05 10:00"))
+    unfinished_run(table, assets, "2026-11-01")
+    assert reason(table.tick(sensor, assets)).startswith("1 rows are unanswered, and none of them for too long.")
+
+
 def test_unfinished_runs_of_other_tables_do_no_harm(table: Table) -> None:
     table.shop.add(["x"])
     others = build_llm_assets(Source(table="reviews"), [SENTIMENT])

@@ -243,6 +243,17 @@ def test_unanswered_rows_in_no_partition_do_not_hide_others(shop: Shop, monkeypa
     assert counter.count(hours(24)) == {"01 05": UnansweredRows(1)}
 
 
+def test_rows_of_partitions_that_are_left_out_do_not_hide_others(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COUNTED_ROWS", 5)
+    monkeypatch.setattr(module, "CONDITIONS_OF_A_QUERY", 7)
+    shop.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, at TIMESTAMP, text TEXT)")
+    rows = [{"id": i, "at": "2026-11-01 10:00:00"} for i in range(50)]
+    shop.insert("t", [*rows, {"id": 99, "at": "2026-11-01 11:30:00"}])
+    counter = made(shop, source=Source(table="t"), columns=("at",))
+    assert counter.count([each for each in hours(48) if each.key != "01 10"]) == {"01 11": UnansweredRows(1)}
+    assert counter.count(hours(48)[::2][:4] + hours(48)[11:]) == {"01 11": UnansweredRows(1)}
+
+
 def test_answers_in_a_schema_of_their_own_are_found(postgres_url: str) -> None:
     shop = Shop(postgres_url)
     shop.execute("CREATE SCHEMA answers")
