@@ -2,10 +2,17 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Self
 
 from aiohttp import web
+
+from llm_assets.engines import ServerEngine, ServerSettings
+from llm_assets.records import Completion, GenerateText, Request
+
+ASK = GenerateText({"temperature": 0.0, "max_tokens": 1, "logprobs": 0})
 
 Behaviour = Callable[["OddServer", web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
 
@@ -42,8 +49,8 @@ class OddServer:
         """The first token of each prompt that was asked about, in order."""
         self.keys: list[str | None] = []
         self.in_flight = self.most_in_flight = 0
-        self.served = [{"id": "model", "max_model_len": 2048}]
-        self.models_status = 200
+        self.served: Any = [{"id": "model", "max_model_len": 2048}]
+        self.models_status = self.health_status = 200
         self.started = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -96,7 +103,7 @@ class OddServer:
         self.port = self._runner.addresses[0][1]
 
     async def _health(self, request: web.Request) -> web.Response:
-        return web.Response()
+        return web.Response(status=self.health_status)
 
     async def _models(self, request: web.Request) -> web.Response:
         if self.models_status != 200:
@@ -117,3 +124,31 @@ class OddServer:
         finally:
             self.in_flight -= 1
             self._tasks.discard(task)
+
+
+@contextmanager
+def server_engines(weights: Path) -> Iterator[Callable[..., ServerEngine]]:
+    """Gives what makes engines for servers; they are closed at the end."""
+    made: list[ServerEngine] = []
+
+    def make(*servers: OddServer, **settings: Any) -> ServerEngine:
+        settings = {"unavailable_seconds": 20, "max_model_len": 2048, "weights": str(weights), **settings}
+        made.append(ServerEngine(ServerSettings(urls=[server.url for server in servers], model="model", **settings)))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+
+
+def requests(number: int) -> list[Request]:
+    """Requests whose first token is their id, and whose length it is too."""
+    return [Request(n, [n] * (1 + n % 50), ASK) for n in range(number)]
+
+
+def check_answers(found: Sequence[Completion], number: int) -> None:
+    """Every request has its own answer, once."""
+    assert sorted(completion.id for completion in found) == list(range(number))
+    for completion in found:
+        assert completion.error is None
+        assert completion.candidates[0].token_ids == (1 + completion.id % 50,)

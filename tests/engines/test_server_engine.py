@@ -12,16 +12,15 @@ import pytest
 from aiohttp import web
 from pydantic import ValidationError
 
-from llm_assets.engines import ServerEngine, ServerSettings
+from llm_assets.engines import ServerSettings
 from llm_assets.errors import ConfigError, EngineAwayError, EngineError
 from llm_assets.pipeline.restart import completions
-from llm_assets.records import Constraint, FailureKind, GenerateText, Request
-from tests.engines.odd_servers import OddServer, answer, behave, error
+from llm_assets.records import Constraint, FailureKind
+from tests.engines.odd_servers import OddServer, answer, behave, check_answers, error, requests, server_engines
 
 pytestmark = pytest.mark.timeout(120)
 
 KEY = "sk-very-secret-0123456789"
-ASK = GenerateText({"temperature": 0.0, "max_tokens": 1, "logprobs": 0})
 
 
 @pytest.fixture
@@ -32,30 +31,8 @@ def server():
 
 @pytest.fixture
 def make(smollm2):
-    """Makes engines that are closed when the test ends."""
-    made = []
-
-    def engine(*servers, **settings):
-        settings = {"unavailable_seconds": 20, "max_model_len": 2048, "weights": str(smollm2), **settings}
-        made.append(ServerEngine(ServerSettings(urls=[server.url for server in servers], model="model", **settings)))
-        return made[-1]
-
-    yield engine
-    for one in made:
-        one.close()
-
-
-def requests(number):
-    """Requests whose first token is their id, and whose length it is too."""
-    return [Request(n, [n] * (1 + n % 50), ASK) for n in range(number)]
-
-
-def check_answers(found, number):
-    """Every request has its own answer, once."""
-    assert sorted(completion.id for completion in found) == list(range(number))
-    for completion in found:
-        assert completion.error is None
-        assert completion.candidates[0].token_ids == (1 + completion.id % 50,)
+    with server_engines(smollm2) as make:
+        yield make
 
 
 # Settings
@@ -171,7 +148,7 @@ def test_errors_of_the_server_and_broken_connections_are_tried_again(make):
     assert all(seen[number] >= 2 for number in range(40) if number % 4 < 3)
 
 
-@pytest.mark.parametrize("header", ["1", "date", "nonsense"])
+@pytest.mark.parametrize("header", ["1", "date", "nonsense", "nan", "-1"])
 def test_too_many_requests_are_asked_again_when_the_server_wants_them(make, header):
     seen = Counter()
 

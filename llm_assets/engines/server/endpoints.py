@@ -4,114 +4,241 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from enum import Enum, auto
 
-from llm_assets.errors import EngineAwayError
+from llm_assets.errors import ConfigError, EngineAwayError
+from llm_assets.secrets import masked_logger
 
-FIRST_PROBE_SECONDS, LAST_PROBE_SECONDS = 0.2, 5.0
-"""A dead address is looked at again after so long, then ever more seldom, but at least so often."""
+FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.2, 5.0
+"""An address that is left out is looked at after so long, then ever more seldom, but at least so often."""
+
+MOST_FAULTS = 3
+"""So many faults more than good answers, and an address is left out while there is another."""
+
+MOST_RETURNS = 5
+"""So often a server may come back without answering anything before this no longer counts as being there."""
+
+logger = masked_logger(__name__)
+
+
+class State(Enum):
+    """Which requests an address gets."""
+
+    OUT = auto()
+    """None, until a look at it finds it well."""
+    TRIAL = auto()
+    """One at a time, until it answers one."""
+    WELL = auto()
+    """As many as are allowed."""
 
 
 class Endpoint:
-    """One address, and how busy it is."""
+    """One address, how it is, and how busy."""
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.state = State.OUT
         self.in_flight = 0
-        self.is_alive = True
+        self.was_well = False
+        """Whether a look has ever found it well."""
+        self.faults = 0
         self.trouble = ""
+        self.wrong: ConfigError | None = None
+        """Why it is not the server that is wanted, though it answers."""
+        self.pause = FIRST_LOOK_SECONDS
+        """Seconds to the next look, about."""
+        self.watch: asyncio.Task[None] | None = None
+        """Looks at it while it is left out."""
 
 
 class Endpoints:
     """The addresses that share an engine's requests; for one event loop.
 
-    A request goes where the fewest are in flight. An address that breaks a connection is left out, and asked whether it
-    lives until it says so.
+    A request goes where the fewest are in flight. An address is left out until it was looked at, and again when it is
+    away or fails several times in a row: then it is looked at until it is found well, and gets one request to begin
+    with. One that only fails stays if there is no other, because it may be the requests that make it fail.
 
     Args:
         urls: The addresses.
         most: Requests in flight to each, at most.
-        patience: Seconds to wait while none of them answers.
-        lives: Whether an address answers.
+        patience: Seconds to wait while all of them are left out.
+        look: Returns what is the matter with an address, nothing if it is well; raises a ConfigError if another server
+            is wanted.
     """
 
     def __init__(
-        self, urls: Sequence[str], most: int, patience: float, lives: Callable[[Endpoint], Awaitable[bool]]
+        self, urls: Sequence[str], most: int, patience: float, look: Callable[[Endpoint], Awaitable[str]]
     ) -> None:
         self.all = [Endpoint(url) for url in urls]
-        self._most = most
+        self._room = {State.OUT: 0, State.TRIAL: 1, State.WELL: most}
         self._patience = patience
-        self._lives = lives
+        self._look = look
         self._waiting: deque[asyncio.Future[None]] = deque()
         """Requests that no address has room for, the first one first."""
-        self._probes: set[asyncio.Task[None]] = set()
-        self._silent_since: float | None = None
-        """Since when requests get no answer from any address; None while they get one."""
+        self.answers = 0
+        """Requests that were answered, of all runs."""
+        self.returns = 0
+        """Servers that came back since the last answer."""
+        self._away_since: float | None = None
+        """Since when nothing was answered, from the moment when all addresses were left out."""
 
-    async def take(self) -> Endpoint:
-        """Return an address for a request, as soon as one has room.
+    def begin(self) -> None:
+        """Begin a run: what was in another one does not count, and what is left out is looked at now."""
+        self.returns = 0
+        for endpoint in self.all:
+            if endpoint.state is State.OUT:
+                endpoint.trouble, endpoint.wrong, endpoint.pause = "no answer yet", None, FIRST_LOOK_SECONDS
+                if endpoint.watch is not None:
+                    endpoint.watch.cancel()
+                endpoint.watch = asyncio.create_task(self._watch(endpoint, 0.0))
+        self._start_clock()
+
+    async def take(self, failed_at: Collection[Endpoint] = ()) -> Endpoint:
+        """Return an address for a request, as soon as one has room; rather one at which it has not failed.
 
         Raises:
-            EngineAwayError: none has answered for longer than the patience lasts.
+            ConfigError: none of them is the server that is wanted.
+            EngineAwayError: all were left out for longer than the patience lasts.
         """
-        while True:
-            self.check_patience()
-            usable = [endpoint for endpoint in self.all if endpoint.is_alive and endpoint.in_flight < self._most]
-            if usable:
-                best = min(usable, key=lambda endpoint: endpoint.in_flight)
-                best.in_flight += 1
-                return best
-            wait = None if self._silent_since is None else self._silent_since + self._patience - time.monotonic()
+        while (endpoint := self._free(failed_at)) is None:
+            seconds = self._patience_left()
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             try:
-                await asyncio.wait([turn], timeout=wait if wait is None else max(wait, 0.01))
+                await asyncio.wait([turn], timeout=seconds)
             finally:
                 if not turn.done():
                     self._waiting.remove(turn)
+        endpoint.in_flight += 1
+        return endpoint
 
     def give_back(self, endpoint: Endpoint) -> None:
         """Say that a request to an address has ended, however it did."""
         endpoint.in_flight -= 1
         self._wake(1)
 
-    def answered(self) -> None:
-        """Say that a request was answered, if only with an error."""
-        self._silent_since = None
+    def answered(self, endpoint: Endpoint) -> None:
+        """Say that a request was answered: the address is well, unless it went away after it got the request."""
+        self.answers += 1
+        self.returns = 0
+        self._start_clock()
+        endpoint.faults = max(0, endpoint.faults - 1)
+        endpoint.pause = FIRST_LOOK_SECONDS
+        if endpoint.state is State.TRIAL:
+            endpoint.state, endpoint.faults = State.WELL, 0
+            self._wake(self._room[State.WELL])
 
-    def broke(self, endpoint: Endpoint, trouble: str) -> None:
-        """Say that a connection broke, and how: the address is left out until it answers again."""
+    def failed(self, endpoint: Endpoint, trouble: str) -> None:
+        """Say that a server failed at a request: it is left out if it does so again and again, and there is another."""
+        endpoint.faults = min(endpoint.faults + 1, MOST_FAULTS)
+        others = any(other.state is State.WELL for other in self.all if other is not endpoint)
+        if endpoint.state is State.TRIAL or (endpoint.faults == MOST_FAULTS and others):
+            self.leave_out(endpoint, trouble)
+
+    def leave_out(
+        self, endpoint: Endpoint, trouble: str, wrong: ConfigError | None = None, wait: float | None = None
+    ) -> None:
+        """Give an address no more requests until a look finds it well; not before `wait` seconds, if it asks so."""
+        endpoint.wrong = wrong or endpoint.wrong
+        if endpoint.state is State.WELL:
+            logger.warning("%s is left out until it answers: %s", endpoint.url, trouble)
         endpoint.trouble = trouble
-        self._silent_since = self._silent_since or time.monotonic()
-        if endpoint.is_alive:
-            endpoint.is_alive = False
-            probe = asyncio.create_task(self._probe(endpoint))
-            self._probes.add(probe)
-            probe.add_done_callback(self._probes.discard)
+        if endpoint.state is not State.OUT:
+            endpoint.state, endpoint.faults = State.OUT, 0
+            seconds = max(_next_pause(endpoint), min(wait or 0.0, self._patience))
+            endpoint.watch = asyncio.create_task(self._watch(endpoint, seconds))
+        if self._away_since is None:
+            self._start_clock()
+        self._wake(len(self._waiting))
 
-    def check_patience(self) -> None:
-        """Raise an EngineAwayError if no address has answered for too long."""
-        if self._silent_since is not None and time.monotonic() - self._silent_since > self._patience:
-            urls = ", ".join(f"{endpoint.url} ({endpoint.trouble})" for endpoint in self.all)
-            raise EngineAwayError(
-                f"No server has answered for {self._patience:g} seconds (unavailable_seconds). Asked: {urls}. "
-                "What was answered is kept; start the server, and run again."
-            )
+    async def is_well(self, endpoint: Endpoint) -> bool:
+        """Look at an address, and leave it out if it is not well."""
+        trouble, wrong = await self._found(endpoint)
+        if trouble:
+            self.leave_out(endpoint, trouble, wrong)
+        return not trouble
 
     async def close(self) -> None:
-        """Stop looking at dead addresses."""
-        for probe in tuple(self._probes):
-            probe.cancel()
-        await asyncio.gather(*self._probes, return_exceptions=True)
+        """Stop looking at addresses."""
+        watches = [endpoint.watch for endpoint in self.all if endpoint.watch is not None]
+        for watch in watches:
+            watch.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)
 
-    async def _probe(self, endpoint: Endpoint) -> None:
-        wait = FIRST_PROBE_SECONDS
-        while not await self._lives(endpoint):
-            await asyncio.sleep(wait * random.uniform(0.5, 1.5))
-            wait = min(2 * wait, LAST_PROBE_SECONDS)
-        endpoint.is_alive = True
+    def _free(self, failed_at: Collection[Endpoint]) -> Endpoint | None:
+        # An address on trial is not tried by those that have failed there, as long as they can go elsewhere.
+        spared = any(endpoint.state is State.WELL and endpoint not in failed_at for endpoint in self.all)
+        usable = [
+            endpoint
+            for endpoint in self.all
+            if endpoint.in_flight < self._room[endpoint.state]
+            and not (spared and endpoint.state is State.TRIAL and endpoint in failed_at)
+        ]
+        return min(usable, key=lambda endpoint: (endpoint in failed_at, endpoint.in_flight), default=None)
+
+    def _are_all_out(self) -> bool:
+        return all(endpoint.state is State.OUT for endpoint in self.all)
+
+    def _are_all_wrong(self) -> bool:
+        return all(endpoint.wrong for endpoint in self.all)
+
+    def _start_clock(self) -> None:
+        self._away_since = time.monotonic() if self._are_all_out() else None
+
+    def _patience_left(self) -> float | None:
+        """Return how many seconds more to wait; None while an address is there. Raise an error if there are none."""
+        if not self._are_all_out() or self._away_since is None:
+            return None
+        if self._are_all_wrong():
+            raise ConfigError("\n".join(str(endpoint.wrong) for endpoint in self.all))
+        left = self._away_since + self._patience - time.monotonic()
+        if left > 0:
+            return left
+        urls = ", ".join(f"{endpoint.url} ({endpoint.trouble})" for endpoint in self.all)
+        raise EngineAwayError(
+            f"No server has answered for {self._patience:g} seconds (unavailable_seconds). Asked: {urls}. "
+            "What was answered is kept; start the server, or correct urls, and run again."
+        )
+
+    async def _found(self, endpoint: Endpoint) -> tuple[str, ConfigError | None]:
+        try:
+            return await self._look(endpoint), None
+        except ConfigError as error:
+            return str(error), error
+
+    async def _watch(self, endpoint: Endpoint, seconds: float) -> None:
+        """Look at an address until it is well: after so many seconds, then ever more seldom."""
+        was_away = False
+        while True:
+            await asyncio.sleep(seconds)
+            trouble, wrong = await self._found(endpoint)
+            if not trouble:
+                break
+            was_away, is_new = True, trouble != endpoint.trouble
+            endpoint.trouble, endpoint.wrong = trouble, wrong
+            if wrong and is_new and not self._are_all_wrong():
+                logger.warning("%s gets no requests: %s", endpoint.url, trouble)
+            if self._are_all_wrong():
+                self._wake(len(self._waiting))
+            seconds = _next_pause(endpoint)
+        endpoint.wrong = None
+        endpoint.state = State.TRIAL if endpoint.was_well else State.WELL
+        endpoint.was_well = True
+        # What only says that it is well, and has never been away, does not stop the clock.
+        if was_away:
+            self.returns += 1
+            if self.returns <= MOST_RETURNS:
+                self._start_clock()
         self._wake(len(self._waiting))
 
     def _wake(self, number: int) -> None:
         for _ in range(min(number, len(self._waiting))):
             self._waiting.popleft().set_result(None)
+
+
+def _next_pause(endpoint: Endpoint) -> float:
+    """Return the seconds to the next look, which the one after it doubles: at random, as runs look side by side."""
+    seconds = endpoint.pause * random.uniform(0.5, 1.5)
+    endpoint.pause = min(2 * endpoint.pause, LAST_LOOK_SECONDS)
+    return seconds

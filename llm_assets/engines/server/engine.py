@@ -1,7 +1,7 @@
 """A model behind HTTP: a vLLM server, or any host with OpenAI's interface."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -58,7 +58,7 @@ class ServerEngine:
     their identity, and so their answers. Any other host gets messages.
 
     Raises:
-        ConfigError: the settings name weights that do not exist, another key is wanted, or another model is served.
+        ConfigError: the settings name weights that do not exist, or no server has the model, or takes the key.
         EngineAwayError: no server has answered for `unavailable_seconds`.
         EngineError: the server has nothing but errors for every request.
     """
@@ -123,7 +123,8 @@ class ServerEngine:
         self._connect()
 
     def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        background = self._connect()
+        background, transport = self._connect()
+        background.run(transport.begin())
         limit = self.settings.max_in_flight * len(self.settings.urls)
         pending = iter(requests)
         aside: list[Request] = []
@@ -181,37 +182,19 @@ class ServerEngine:
         ask = request.ask
         return self._twin is not None and isinstance(ask, GenerateText) and bool(ask.sampling.get("logprobs"))
 
-    def _connect(self) -> Background[Completion]:
-        """Return the loop in which requests are made; the first time, wait for the server and look what it serves."""
-        if self._background is None:
+    def _connect(self) -> tuple[Background[Completion], Transport]:
+        """Return the loop in which requests are made, and what makes them; the first time, wait for a server."""
+        if self._background is None or self._transport is None:
+            length = self.max_model_len if self.settings.api == "vllm" else 0
             background = self._background = Background("llm_assets server")
             try:
-                self._transport = background.run(_transport(self.settings))
-                background.run(self._check_server(self._transport))
+                self._transport = background.run(_transport(self.settings, length))
+                background.run(self._transport.begin())
+                background.run(self._transport.wait())
             except BaseException:
                 self.close()
                 raise
-        return self._background
-
-    async def _check_server(self, transport: Transport) -> None:
-        """Raise a ConfigError unless the servers serve the model, with the length that prompts are made for."""
-        if self.settings.api == "chat":
-            await transport.first_answers("/models")  # some hosts have no list of models
-            return
-        for url, (status, body) in (await transport.first_answers("/v1/models")).items():
-            served = {item["id"]: item for item in body.get("data", [])} if isinstance(body, dict) else {}
-            if status != 200 or not served:
-                raise ConfigError(f"{url}/v1/models answers with {status} and no list of models. Is it a vLLM server?")
-            if self.settings.model not in served:
-                raise ConfigError(
-                    f"{url} does not serve a model {self.settings.model!r}. {did_you_mean(self.settings.model, served)}"
-                )
-            length = served[self.settings.model].get("max_model_len")
-            if length is not None and length < self.max_model_len:
-                raise ConfigError(
-                    f"{url} was started with max_model_len {length}, and here it is {self.max_model_len}. Set "
-                    f"max_model_len={length} here, or start the server with --max-model-len {self.max_model_len}."
-                )
+        return self._background, self._transport
 
     async def _ask(self, request: Request) -> Completion:
         self._active += 1
@@ -231,7 +214,7 @@ class ServerEngine:
         if len(bodies) == 1:
             answers = [await self._transport.post(self._wire.path, bodies[0])]
         else:
-            answers = await asyncio.gather(*(self._transport.post(self._wire.path, body) for body in bodies))
+            answers = await _all_of([self._transport.post(self._wire.path, body) for body in bodies])
         return self._read(request, answers)
 
     async def _shared_answer(self, request: Request, body: bytes) -> Completion:
@@ -264,9 +247,31 @@ class ServerEngine:
         return Completion(request.id, error=f"{reason} The answer: {shown}", usage=usage)
 
 
-async def _transport(settings: ServerSettings) -> Transport:
+async def _transport(settings: ServerSettings, length: int) -> Transport:
     """Return the connections; they are made in the loop that uses them."""
-    return Transport(settings, settings.key())
+    return Transport(settings, lambda url, served: _check_models(settings.model, length, url, served))
+
+
+def _check_models(model: str, length: int, url: str, served: Mapping[str, Any]) -> None:
+    """Raise a ConfigError unless a server serves the model, with the length that prompts are made for."""
+    if model not in served:
+        raise ConfigError(f"{url} does not serve a model {model!r}. {did_you_mean(model, served)}")
+    has = served[model].get("max_model_len")
+    if isinstance(has, int) and has < length:
+        raise ConfigError(
+            f"{url} was started with max_model_len {has}, and here it is {length}. Set max_model_len={has} here, or "
+            f"start the server with --max-model-len {length}."
+        )
+
+
+async def _all_of(calls: Sequence[Coroutine[Any, Any, Answer]]) -> list[Answer]:
+    """Return the answers to several calls; when one raises an error, break off the others and raise it."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 def _no_beams(request: Request) -> Completion:
