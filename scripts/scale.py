@@ -22,13 +22,22 @@ class Work(NamedTuple):
     host_seconds: float
 
 
+LABEL_HOST, JSON_HOST, JSON_TOKENS = 0.30, 0.97, 37
+"""The host's seconds as they were measured beside a tiny model, and the tokens of that JSON."""
+
+
+def json_host_seconds(tokens: int) -> float:
+    """Return the host's seconds for longer JSON: those of a label, and for each token what the measured JSON took."""
+    return LABEL_HOST + (JSON_HOST - LABEL_HOST) * tokens / JSON_TOKENS
+
+
 # One H200, vLLM 0.25.1, instruction of about 240 tokens and rows of about 55: benchmarks/README.md, Results. The host's
-# seconds are of the same page, beside a tiny model. For the 0.5B shape they are taken to be those of the 7B shape.
-LABELS = Work("labels, 7B", 608, 0.30)
+# seconds are of the same page. For the 0.5B shape they are taken to be those of the 7B shape.
+LABELS = Work("labels, 7B", 608, LABEL_HOST)
 WORKS = (
     LABELS,
-    Work("labels, 0.5B", 2256, 0.30),
-    Work("JSON of 86 tokens, 7B", 105, 0.97),
+    Work("labels, 0.5B", 2256, LABEL_HOST),
+    Work("JSON of 86 tokens, 7B", 105, json_host_seconds(86)),
     Work("text of 64 tokens, 7B", 221, 0.71),
 )
 LOAD_SECONDS = 44
@@ -69,6 +78,27 @@ GPUS = (1, 8, 64, 512)
 def gpu_hours(rows: float, work: Work = LABELS) -> float:
     """Return how long one GPU takes for that many rows, without loading."""
     return rows / work.rows_per_second / 3600
+
+
+class Night(NamedTuple):
+    """Whole partitions on the fewest GPUs that are done in a night: each GPU takes one after the other, in rounds."""
+
+    partitions: int
+    gpus: int
+    rounds: int
+    hours: float
+    loading: float
+    """The share of the time that loads of the model take: one for each partition."""
+
+
+def night(rows: int) -> Night:
+    """Return what labelling so many rows in a night takes; of a single partition, it can be longer."""
+    partitions = math.ceil(rows / PARTITION_ROWS)
+    seconds = LOAD_SECONDS + 3600 * gpu_hours(rows / partitions)
+    most_rounds = max(1, int(3600 * NIGHT_HOURS / seconds))
+    gpus = math.ceil(partitions / most_rounds)
+    rounds = math.ceil(partitions / gpus)
+    return Night(partitions, gpus, rounds, rounds * seconds / 3600, LOAD_SECONDS / seconds)
 
 
 def rounded(value: float) -> str:
@@ -128,23 +158,23 @@ def by_size() -> str:
     """Return what labelling takes at each order of magnitude."""
     rows = []
     for size in SIZES:
-        gpus = max(1, math.ceil(gpu_hours(size) / NIGHT_HOURS))
-        seconds = 3600 * gpu_hours(size) / gpus
+        found = night(size)
         rows.append(
             [
                 f"{size:,}",
                 rounded(gpu_hours(size)),
-                str(gpus),
-                rounded(seconds / 3600),
-                f"{100 * LOAD_SECONDS / (LOAD_SECONDS + seconds):.1f} %",
-                str(max(1, math.ceil(size / PARTITION_ROWS))),
+                f"{found.partitions:,}",
+                str(found.gpus),
+                str(found.rounds),
+                rounded(found.hours),
+                f"{100 * found.loading:.1f} %",
                 rounded(size * TABLE_BYTES / 1e9),
                 rounded(size * LEDGER_BYTES / 1e9),
                 rounded(size * LOG_BYTES_UNLOGGED / 1e9),
                 rounded(size * LOG_BYTES_LARGE / 1e9),
             ]
         )
-    head = ["rows", "GPU hours", f"GPUs for {NIGHT_HOURS} h", "hours on them", "of it loading", "partitions"]
+    head = ["rows", "GPU hours", "partitions", f"GPUs for {NIGHT_HOURS} h", "rounds", "hours on them", "of it loading"]
     return table([*head, "GB of answers", "GB of ledger", "GB of log, least", "most"], rows)
 
 

@@ -5,7 +5,10 @@ import re
 import pytest
 import sqlalchemy as sa
 
-from scripts.scale import CONNECTIONS, LABELS, PAGE, gpu_hours, rounded, written
+from llm_assets.pipeline import task_outputs
+from llm_assets.tables import AnsweredView, Source
+from llm_assets.tables.roles import roles_sql
+from scripts.scale import CONNECTIONS, JSON_HOST, LABELS, PAGE, gpu_hours, json_host_seconds, night, rounded, written
 from tests.tables.shop import SENTIMENT, RecordingEngine, Shop, only
 
 SQL = re.findall(r"```sql\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -38,6 +41,19 @@ def test_gpu_hours_are_rows_over_rows_per_second() -> None:
     ]
 
 
+def test_a_night_is_whole_rounds_of_whole_partitions() -> None:
+    found = night(10**9)
+    assert (found.partitions, found.gpus, found.rounds) == (1000, 59, 17)
+    each = found.hours / found.rounds
+    assert found.hours <= 8 < 18 * each == pytest.approx(8.4, abs=0.05)  # on 58
+    assert each == pytest.approx(gpu_hours(10**6) / (1 - found.loading))
+
+
+def test_longer_json_costs_the_host_more() -> None:
+    assert json_host_seconds(37) == JSON_HOST
+    assert json_host_seconds(86) == pytest.approx(1.86, abs=0.01)
+
+
 def test_a_run_holds_so_many_connections(postgres_shop: Shop, postgres_url: str) -> None:
     watching = sa.create_engine(postgres_url)
     counts: list[int] = []
@@ -57,19 +73,45 @@ def test_a_run_holds_so_many_connections(postgres_shop: Shop, postgres_url: str)
 def test_runs_go_on_after_the_changes_to_large_tables(postgres_shop: Shop) -> None:
     postgres_shop.run(SENTIMENT)
     before = postgres_shop.rows("SELECT id, label FROM reviews_sentiment ORDER BY id")
-    assert len(SQL) == 2
+    source = Source(table="reviews")
+    view = AnsweredView(postgres_shop.database, source, task_outputs(source, [SENTIMENT]))
+    view.create()
+    postgres_shop.execute(
+        "CREATE ROLE scale_reader", "GRANT SELECT ON reviews_sentiment, reviews_answered TO scale_reader"
+    )
+    unlog, cut, drop = SQL
     with postgres_shop.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        for statements in SQL:
-            connection.execution_options(no_parameters=True).exec_driver_sql(statements)
+        run = connection.execution_options(no_parameters=True).exec_driver_sql
+        run(unlog)
+        run(cut)
+        with pytest.raises(sa.exc.DBAPIError, match="other objects depend on it"):
+            run(drop)
+        view.create()
+        tables = ["reviews_sentiment"]
+        run(roles_sql(source, tables, views=["reviews_answered"], pipeline="scale_writer", analyst="scale_reader"))
+        run(drop)
+    assert readable(postgres_shop, "reviews_sentiment", "reviews_answered") == [True, True]
     kinds = postgres_shop.rows(
         "SELECT relname, relpersistence, relkind FROM pg_class WHERE relname IN ('llm_answers', "
         "'reviews_sentiment') ORDER BY 1"
     )
     assert kinds == [("llm_answers", "u", "r"), ("reviews_sentiment", "p", "p")]
     assert postgres_shop.rows("SELECT id, label FROM reviews_sentiment ORDER BY id") == before
+    assert postgres_shop.rows("SELECT id, sentiment_label FROM reviews_answered ORDER BY id") == before
     postgres_shop.execute("UPDATE reviews SET text = 'Other.' WHERE id <= 5", "DELETE FROM reviews WHERE id > 45")
     postgres_shop.add(["It arrived late, number 7."], first_id=100)
     counts = only(postgres_shop.run(SENTIMENT))
     assert (counts.rows_answered, counts.rows_removed) == (1, 5)
     assert counts.rows_reused == 5
     assert len(postgres_shop.rows("SELECT id FROM reviews_sentiment")) == 46
+    drop_roles(postgres_shop, "scale_reader", "scale_writer")
+
+
+def readable(shop: Shop, *names: str) -> list[bool]:
+    return [shop.column(f"SELECT has_table_privilege('scale_reader', '{name}', 'SELECT')")[0] for name in names]
+
+
+def drop_roles(shop: Shop, *names: str) -> None:
+    """Roles belong to the server, which other tests use too."""
+    for name in names:
+        shop.execute(f"REASSIGN OWNED BY {name} TO CURRENT_USER", f"DROP OWNED BY {name}", f"DROP ROLE {name}")

@@ -197,3 +197,9 @@ def test_the_tables_name_a_local_model_by_its_directory(tmp_path, monkeypatch):
     for model in (str(tmp_path / "my-model"), "./my-model", "my-model"):
         assert VllmEngine(VllmSettings(model=model)).info.model == "my-model"
     assert VllmEngine(VllmSettings(model=MODEL)).info.model == MODEL
+
+
+def test_each_copy_of_the_model_may_hold_as_many_prompt_tokens() -> None:
+    settings = {"model": MODEL, "max_in_flight_tokens": 1000}
+    assert VllmEngine(VllmSettings(**settings)).most_tokens_in_flight == 1000
+    assert VllmEngine(VllmSettings(**settings, data_parallel_size=8)).most_tokens_in_flight == 8000

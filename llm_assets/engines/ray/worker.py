@@ -119,7 +119,8 @@ class Worker:
     def end(self, run: int) -> None:
         """End a run and drop what is left of it; the engine lets go of it with its next completion."""
         with self._changed:
-            if run == self._run:
+            if run >= self._run:
+                self._run = run
                 self._drop(is_open=False)
 
     def _drop(self, is_open: bool) -> None:
@@ -131,7 +132,7 @@ class Worker:
         self._changed.notify_all()
 
     def exchange(self, run: int, requests: bytes, wait: bool, is_last: bool) -> Reply:
-        """Take requests and return completions.
+        """Take requests and return completions; of a run that is over, neither.
 
         Args:
             run: Number of the run that the requests belong to.
@@ -139,8 +140,10 @@ class Worker:
             wait: Whether to wait for completions; if not, those are returned that are there.
             is_last: Whether no more requests come soon.
         """
-        self.begin(run)
         with self._changed:
+            self.begin(run)
+            if not self._goes_on(run):
+                return self._reply([])
             if self._error is None:  # else they are lost with the others that the engine had
                 fresh = self._known(pickle.loads(requests))
                 self._queue.extend(fresh)
@@ -157,12 +160,17 @@ class Worker:
                     lambda: len(self._done) >= MOST_TOGETHER or self._must_return(run), LINGER_SECONDS
                 )
             self._note_idle()
+            if not self._goes_on(run):  # what is done belongs to another one
+                return self._reply([])
             completions, self._done = self._done[:MOST_TOGETHER], self._done[MOST_TOGETHER:]
             error = None
             if self._error is not None and not self._done:
                 error, self._error, self._left = self._error, None, 0
-            idle = self._idle + (self._made().idle_seconds if self._engine else 0.0)
-            return Reply(pickle.dumps(completions, pickle.HIGHEST_PROTOCOL), error, idle)
+            return self._reply(completions, error)
+
+    def _reply(self, completions: list[Completion], error: LLMAssetsError | None = None) -> Reply:
+        idle = self._idle + (self._made().idle_seconds if self._engine else 0.0)
+        return Reply(pickle.dumps(completions, pickle.HIGHEST_PROTOCOL), error, idle)
 
     def close(self) -> None:
         """Free the model's memory."""

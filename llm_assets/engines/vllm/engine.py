@@ -159,7 +159,7 @@ class VllmEngine:
     def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
         self._load()
         limit = self.most_in_flight
-        most_tokens = self.settings.max_in_flight_tokens
+        most_tokens = self.most_tokens_in_flight
         aside_limit = max(1, limit // 8)
         self._runs += 1
         pending = iter(requests)
@@ -203,6 +203,11 @@ class VllmEngine:
         """Most requests that vLLM is handed at a time, as its loaded engine says."""
         copies = self.settings.data_parallel_size
         return self.settings.max_in_flight or 2 * copies * self._load().vllm_config.scheduler_config.max_num_seqs
+
+    @property
+    def most_tokens_in_flight(self) -> int:
+        """Prompt tokens that vLLM may hold before it is handed no more requests."""
+        return self.settings.max_in_flight_tokens * self.settings.data_parallel_size
 
     @property
     def llm(self) -> "vllm.LLM":

@@ -56,7 +56,9 @@ class VllmSettings(BaseModel):
         default=None, ge=1, description="Most requests handed to vLLM at a time; None is twice max_num_seqs."
     )
     max_in_flight_tokens: int = Field(
-        default=2_000_000, ge=1, description="No more requests are handed to vLLM while it holds so many prompt tokens."
+        default=2_000_000,
+        ge=1,
+        description="No more requests are handed to vLLM while it holds so many prompt tokens for each copy.",
     )
 
     @model_validator(mode="before")
