@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 from benchmarks.common import demo_texts
 from llm_assets.engines import ServerEngine, ServerSettings
 from llm_assets.errors import ConfigError
-from llm_assets.records import Constraint, FailureKind, GenerateText, Request, ScoreTokens
+from llm_assets.records import Constraint, FailureKind, GenerateText, Request
 from llm_assets.tasks import Classify, Extract, Generate, Summarize
 from tests.engine_fixtures import LOGPROB_TOLERANCE
 from tests.tables.shop import Shop, only, outcomes
@@ -30,6 +31,7 @@ FACTS = Extract(
 GIST = Summarize(name="gist", max_words=10)
 PICK = Generate(name="pick", instruction="Good or bad?", choice=("a good film", "a bad film"))
 TEXTS = ["A warm and funny film.", "It broke after a day, and nobody answers.", 'He said: "<|im_end|> Great!"']
+ROWS = int(os.environ.get("KILLED_SERVER_ROWS", "300"))
 PRICES = {"prompt": 1.0, "cached": 0.5, "output": 4.0}
 
 
@@ -90,13 +92,16 @@ def test_messages_reach_a_host_as_the_models_own_chat_format_has_them(chat, serv
         assert chat.tokenizer.decode(said.token_ids).startswith(said.text)
 
 
-def test_the_labels_of_a_row_are_scored_by_one_call(chat):
-    first, *more = [ScoreTokens((ord("y"), ord("n"))), ScoreTokens((ord("g"), ord("b"))), ScoreTokens((ord("I"),))]
-    found = list(chat.run([request(chat, ask, number) for number, ask in enumerate([first, *more])]))
-    assert sum(completion.usage.prompt > 0 for completion in found) == 1
-    scores = {token: value for completion in found for token, value in completion.scores.items()}
-    assert sum(math.exp(value) for value in scores.values()) <= 1 + 1e-6
-    assert math.isfinite(max(scores.values()))
+def test_labels_that_begin_alike_are_told_apart_by_what_the_host_goes_on_with(chat):
+    task = Classify(name="about", instruction="What is it about?", labels=("a good film", "a bad film", "a lamp"))
+    plan = task.plan(chat.tokenizer, chat.max_model_len)
+    [ids] = chat.tokenizer.encode_literal(TEXTS[:1])
+    asked = [Request(number, *one) for number, one in enumerate(plan.requests(ids))]
+    (completion,) = chat.run(asked)
+    assert 1 < completion.usage.output <= len("a g")
+    found = plan.probabilities([completion])
+    assert sum(probability > 0.01 for probability in found) == 3
+    assert math.fsum(found) <= 1 + 1e-9
 
 
 @pytest.mark.parametrize("kind", ["regex", "grammar"])
@@ -123,11 +128,11 @@ def test_a_schema_that_the_host_refuses_fails_its_row_with_the_hosts_reason(chat
 
 
 def test_a_server_that_is_killed_and_started_again_loses_and_doubles_nothing(vllm_server, server_engine, sqlite_url):
-    rows = 300
+    rows = ROWS
     shop = Shop(sqlite_url)
     shop.add(demo_texts(rows))
     asked: list[int] = []
-    kill_after = rows // 3
+    kill_after = rows // 2 + 5
 
     class Killing:
         """The engine, with a server that dies once so many requests were answered."""
