@@ -19,7 +19,6 @@ from tests.dagster.answers import (
     FACTS,
     FIRST,
     SENTIMENT,
-    SUMMARY,
     Facts,
     LoadCountingEngine,
     Reviews,
@@ -221,78 +220,6 @@ def test_a_share_of_low_confidence_fails(reviews: Reviews, instance: dg.DagsterI
     assert not found.passed
     assert (number(found, "low_share"), number(found, "mean_confidence")) == (0.5, 0.725)
     assert [(row["id"], row["text"]) for row in examples(found)][:2] == [(2, "bad"), (3, "fine")]
-
-
-def facts(reviews: Reviews, number: int, product: str | None, tags: str) -> None:
-    reviews.execute(
-        "UPDATE reviews_facts SET product = :product, tags = :tags WHERE id = :id",
-        id=number,
-        product=product,
-        tags=tags,
-    )
-
-
-def test_extracted_strings_that_the_text_does_not_have_are_found(
-    reviews: Reviews, instance: dg.DagsterInstance
-) -> None:
-    reviews.add(["My ZEBRA-toaster broke, twice.", "The lamp is lovely.", "椅子摇晃得厉害。"])
-    assets = reviews.assets(FACTS)
-    reviews.run(assets, instance=instance, partition_key=FIRST)
-    facts(reviews, 1, "Zebra toaster", '["broke"]')
-    facts(reviews, 2, None, "[]")
-    facts(reviews, 3, "椅子", '["摇晃"]')
-    found = reviews.check(assets, instance, FIRST)["grounded"]
-    assert found.passed
-    assert number(found, "values") == 4
-    # "refund" is one of fixed values, and a null product is no value: neither needs to stand in the text.
-    facts(reviews, 2, "desk", '["lovely", "bright"]')
-    found = reviews.check(assets, instance, FIRST)["grounded"]
-    assert not found.passed
-    assert (number(found, "values"), number(found, "absent_values")) == (7, 2)
-    assert [(row["field"], row["value"]) for row in examples(found)] == [("product", "desk"), ("tags", "bright")]
-    assert examples(found)[0]["text"] == "The lamp is lovely."
-
-
-@pytest.mark.parametrize("skip", ["tags", "facts.tags"])
-def test_a_field_can_be_left_out_of_the_comparison_with_the_text(
-    reviews: Reviews, instance: dg.DagsterInstance, skip: str
-) -> None:
-    reviews.add(["The lamp is lovely."])
-    assets = reviews.assets(FACTS, checks={"grounded": {"skip": [skip]}})
-    reviews.run(assets, instance=instance, partition_key=FIRST)
-    facts(reviews, 1, "lamp", '["made up"]')
-    assert reviews.check(assets, instance, FIRST)["grounded"].passed
-    assert not reviews.check(reviews.assets(FACTS), instance, FIRST)["grounded"].passed
-
-
-LONG = "The lamp came a day early, the light is warm, and my cat has decided to live under it for good."
-
-
-@pytest.mark.parametrize(
-    ("summary", "problem"),
-    [
-        ("The writer loves the lamp.", None),
-        ("Lamp.", "empty"),
-        ("", "empty"),
-        ("!?", "empty"),
-        (LONG, "copied"),
-        ("the LIGHT is warm, and my cat has decided to live", "copied"),
-        ("The light is warm.", None),
-        (" ".join(["word"] * 16), "too long"),
-        (" ".join(["word"] * 15), None),
-    ],
-)
-def test_summaries_that_are_empty_copied_or_too_long_are_found(
-    reviews: Reviews, instance: dg.DagsterInstance, summary: str, problem: str | None
-) -> None:
-    reviews.add([LONG])
-    assets = reviews.assets(SUMMARY)
-    reviews.run(assets, instance=instance, partition_key=FIRST)
-    reviews.execute("UPDATE reviews_summary SET summary = :summary", summary=summary)
-    found = reviews.check(assets, instance, FIRST)["summaries"]
-    assert found.passed == (problem is None)
-    if problem:
-        assert examples(found) == [{"id": 1, "problem": problem, "summary": summary, "text": LONG}]
 
 
 def test_accuracy_is_measured_on_rows_with_a_right_label(reviews: Reviews, instance: dg.DagsterInstance) -> None:

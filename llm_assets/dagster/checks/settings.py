@@ -81,7 +81,7 @@ class Confidence(Check):
 
 
 class Grounded(Check):
-    """Extracted strings stand in the text that they were extracted from. Fields with fixed values are left out."""
+    """Extracted strings and numbers stand in the text. Fields with fixed values are left out."""
 
     max_share: float = Field(default=0.2, ge=0, le=1, description="Share of the values that may not stand in the text.")
     sample_rows: int = Field(default=1000, ge=1, description="Of more answers, about so many are looked at.")
@@ -122,7 +122,7 @@ class Checks(BaseModel):
     valid: Valid = Field(default=Valid(), description="Labels are of the list; fields fit the schema.")
     drift: Drift = Field(default=Drift(), description="Labels are as frequent as in the partitions before.")
     confidence: Confidence = Field(default=Confidence(), description="Few answers have a low confidence.")
-    grounded: Grounded = Field(default=Grounded(), description="Extracted strings stand in the text.")
+    grounded: Grounded = Field(default=Grounded(), description="Extracted strings and numbers stand in the text.")
     summaries: Summaries = Field(default=Summaries(), description="Summaries are not empty, copied or far too long.")
     accuracy: Accuracy = Field(default=Accuracy(), description="Labels are those of a column with the right ones.")
 

@@ -31,14 +31,14 @@ def checks_of(table: TableDefinition, task: Task, partitions_def: dg.PartitionsD
     checks, labels = table.checks, label_column(task)
     has_confidence = getattr(task, "confidence", True)  # a task that generates can do without
     is_extract = isinstance(task, Extract)
-    has_strings = isinstance(task, Extract) and bool(free_fields(task, checks.grounded.skip))
+    has_free_values = isinstance(task, Extract) and bool(free_fields(task, checks.grounded.skip))
     fitting = [
         (True, CheckOfTask("coverage", task, checks.coverage, coverage)),
         (True, CheckOfTask("failures", task, checks.failures, failures)),
         (has_confidence, CheckOfTask("confidence", task, checks.confidence, confidence)),
         (bool(labels) or is_extract, CheckOfTask("valid", task, checks.valid, valid)),
         (bool(labels) and has_order(partitions_def), CheckOfTask("drift", task, checks.drift, drift)),
-        (has_strings, CheckOfTask("grounded", task, checks.grounded, grounded)),
+        (has_free_values, CheckOfTask("grounded", task, checks.grounded, grounded)),
         (isinstance(task, Summarize), CheckOfTask("summaries", task, checks.summaries, summaries)),
         (task.name in checks.accuracy.gold, CheckOfTask("accuracy", task, checks.accuracy, accuracy)),
     ]

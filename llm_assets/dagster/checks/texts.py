@@ -1,7 +1,8 @@
-"""Checks that compare answers with the texts they are about: extracted strings and summaries."""
+"""Checks that compare answers with the texts they are about: extracted strings and numbers, and summaries."""
 
 import re
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 from unicodedata import normalize
 
@@ -18,6 +19,14 @@ _WORD = re.compile(
     r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
 )
 
+_NUMBER = re.compile(r"\d{1,3}(?: \d{3})+(?:[.,]\d+)?(?![\d.,]*\d)|\d+(?:[.,'\u2019]\d+)*")
+"""Digits, with signs between them that may group or be the decimal one."""
+_READINGS = (
+    (re.compile(r"(?:\d{1,3}(?:[,'\u2019 ]\d{3})+|\d+)(?:\.\d+)?"), str.maketrans("", "", ",'\u2019 ")),
+    (re.compile(r"(?:\d{1,3}(?:[.'\u2019 ]\d{3})+|\d+)(?:,\d+)?"), str.maketrans(",", ".", ".'\u2019 ")),
+)
+"""How numbers are written with a decimal point, and with a decimal comma: what becomes of the other signs."""
+
 
 def words(text: str) -> list[str]:
     """Return the words of a text, without case and punctuation; in Chinese and Japanese, each character is one."""
@@ -29,60 +38,82 @@ def stands_in(part: str, text: str) -> bool:
     return " " + " ".join(words(part)) in " " + " ".join(words(text))
 
 
+def numbers_in(text: str) -> set[Decimal]:
+    """Return the numbers that stand in a text, without their signs, in every reading: 1,200 is 1200 and 1.2.
+
+    What is no number as a whole, such as 05.11.2026, is one for each of its parts.
+    """
+    found: set[Decimal] = set()
+    for written in _NUMBER.findall(normalize("NFKC", text)):
+        read = [Decimal(written.translate(signs)) for form, signs in _READINGS if form.fullmatch(written)]
+        found.update(read or map(Decimal, re.findall(r"\d+", written)))
+        if " " in written:  # or several numbers beside each other
+            found |= numbers_in(written.replace(" ", "; "))
+    return found
+
+
 def free_fields(task: Extract, skip: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the fields of a task that hold strings of any wording, less those to skip: `field` or `task.field`."""
+    """Return the fields of a task that hold any strings or numbers, less those to skip: `field` or `task.field`."""
     schema = task.json_schema
     properties = resolve(schema, schema)["properties"]
     skipped = {name.removeprefix(f"{task.name}.") for name in skip}
     return tuple(name for name in properties if name not in skipped and _is_free(properties[name], schema, 0))
 
 
+_READ = {"string", "integer", "number"}
+"""JSON types whose values are read from the text."""
+
+
 def _is_free(declared: Any, root: dict[str, Any], depth: int) -> bool:
-    """Whether a schema allows a string that is neither one of some values nor of a fixed format, at any depth."""
+    """Whether a schema allows a string or number that is neither one of some values nor of a format, at any depth."""
     if not isinstance(declared, dict) or depth > MAX_DEPTH:
         return False
     node = resolve(declared, root)
     if node.keys() & {"enum", "const", "format"}:
         return False
     kinds = node.get("type")
-    if kinds == "string" or (isinstance(kinds, list) and "string" in kinds):
+    if _READ & set(kinds if isinstance(kinds, list) else [kinds]):
         return True
     children = [*node.get("anyOf", ()), *node.get("oneOf", ()), *node.get("prefixItems", ()), node.get("items")]
     children += node.get("properties", {}).values()
     return any(_is_free(child, root, depth + 1) for child in children)
 
 
-def _strings(value: Any, declared: Any, root: dict[str, Any], depth: int = 0) -> Iterator[str]:
-    """The strings in a value whose schema lets them have any wording."""
+def _free_values(value: Any, declared: Any, root: dict[str, Any], depth: int = 0) -> Iterator[str | float]:
+    """The strings and numbers in a value whose schema lets them be any."""
     if not isinstance(declared, dict) or depth > MAX_DEPTH or not _is_free(declared, root, 0):
         return
     node = resolve(declared, root)
     options = [*node.get("anyOf", ()), *node.get("oneOf", ())]
     if options:
         fixed = {item for option in options for item in _values(option, root)}
-        if not (isinstance(value, str) and value in fixed):
-            found = [list(_strings(value, option, root, depth + 1)) for option in options]
+        if not (_is_read(value) and value in fixed):
+            found = [list(_free_values(value, option, root, depth + 1)) for option in options]
             yield from max(found, key=len)
-    elif isinstance(value, str):
+    elif _is_read(value):
         yield value
     elif isinstance(value, list):
         fixed_items = node.get("prefixItems", ())
         for index, item in enumerate(value):
             schema = fixed_items[index] if index < len(fixed_items) else node.get("items")
-            yield from _strings(item, schema, root, depth + 1)
+            yield from _free_values(item, schema, root, depth + 1)
     elif isinstance(value, dict):
         for name, item in value.items():
-            yield from _strings(item, node.get("properties", {}).get(name), root, depth + 1)
+            yield from _free_values(item, node.get("properties", {}).get(name), root, depth + 1)
 
 
-def _values(option: Any, root: dict[str, Any]) -> list[str]:
+def _is_read(value: Any) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
+
+
+def _values(option: Any, root: dict[str, Any]) -> list[str | float]:
     node = resolve(option, root) if isinstance(option, dict) else {}
     found = node.get("enum", [node["const"]] if "const" in node else [])
-    return [value for value in found if isinstance(value, str)]
+    return [value for value in found if _is_read(value)]
 
 
 def grounded(settings: Grounded, subject: Subject) -> Finding:
-    """Extracted strings stand in the text that they were extracted from."""
+    """Extracted strings and numbers stand in the text that they were extracted from."""
     task = subject.task
     assert isinstance(task, Extract)
     schema = task.json_schema
@@ -97,15 +128,19 @@ def grounded(settings: Grounded, subject: Subject) -> Finding:
         if key not in texts:
             continue
         for name in fields:
-            for value in _strings(row[name], properties[name], schema):
+            for value in _free_values(row[name], properties[name], schema):
                 values[name] += 1
-                if not stands_in(value, texts[key]):
+                text = texts[key]
+                stands = (
+                    stands_in(value, text) if isinstance(value, str) else abs(Decimal(str(value))) in numbers_in(text)
+                )
+                if not stands:
                     absent[name] += 1
                     if len(examples) < EXAMPLES:
-                        examples.append(subject.row(key, field=name, value=value, text=texts[key]))
+                        examples.append(subject.row(key, field=name, value=value, text=text))
     total, wrong = sum(values.values()), sum(absent.values())
     if not total:
-        return nothing(f"No string was extracted in the {len(rows):,} rows looked at.", rows=len(rows))
+        return nothing(f"No string or number was extracted in the {len(rows):,} rows looked at.", rows=len(rows))
     share = wrong / total
     numbers: dict[str, int | float | str] = {
         "rows": len(rows),
@@ -115,7 +150,7 @@ def grounded(settings: Grounded, subject: Subject) -> Finding:
     }
     numbers |= {f"absent_share_{name}": absent[name] / values[name] for name in fields if values[name]}
     text = (
-        f"{share_of(wrong, total)} extracted strings do not stand in their text, of {len(rows):,} rows looked at; "
+        f"{share_of(wrong, total)} extracted values do not stand in their text, of {len(rows):,} rows looked at; "
         f"{percent(settings.max_share)} may."
     )
     if share > settings.max_share:
