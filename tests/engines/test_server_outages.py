@@ -129,7 +129,7 @@ def test_a_request_that_breaks_a_server_each_time_ends_as_an_error(make):
         return answer(body)
 
     with OddServer(hates_seven) as server:
-        engine = make(server, max_attempts=3, max_in_flight=4, unavailable_seconds=1)
+        engine = make(server, max_attempts=3, max_in_flight=4, unavailable_seconds=3)
         found = {}
         for completion in engine.run(endless()):
             found[completion.id] = completion
@@ -362,7 +362,7 @@ def test_a_run_ends_when_every_server_comes_back_with_another_model(make, number
         for server in servers:
             server.stop()
             server.served = [{"id": "another"}]
-            server.start()
+            threading.Timer(1.0, server.start).start()
         with pytest.raises(ConfigError, match="does not serve a model 'model'") as caught:
             list(stream)
         assert all(server.url in str(caught.value) for server in servers)

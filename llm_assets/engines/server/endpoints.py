@@ -3,9 +3,9 @@
 import asyncio
 import random
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from enum import Enum, auto
+from itertools import count
 
 from llm_assets.errors import ConfigError, EngineAwayError
 from llm_assets.secrets import masked_logger
@@ -74,8 +74,9 @@ class Endpoints:
         self._room = {State.OUT: 0, State.TRIAL: 1, State.WELL: most}
         self._patience = patience
         self._look = look
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        """Requests that no address has room for, the first one first."""
+        self._tickets = count()
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+        """Requests that no address has room for. The first ticket is the next one's, however often it has waited."""
         self.answers = 0
         """Requests that were answered, of all runs."""
         self.returns = 0
@@ -101,15 +102,14 @@ class Endpoints:
             ConfigError: none of them is the server that is wanted.
             EngineAwayError: all were left out for longer than the patience lasts.
         """
+        ticket = next(self._tickets)
         while (endpoint := self._free(failed_at)) is None:
             seconds = self._patience_left()
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
+            turn = self._waiting[ticket] = asyncio.get_running_loop().create_future()
             try:
                 await asyncio.wait([turn], timeout=seconds)
             finally:
-                if not turn.done():
-                    self._waiting.remove(turn)
+                self._waiting.pop(ticket, None)
         endpoint.in_flight += 1
         return endpoint
 
@@ -233,8 +233,8 @@ class Endpoints:
         self._wake(len(self._waiting))
 
     def _wake(self, number: int) -> None:
-        for _ in range(min(number, len(self._waiting))):
-            self._waiting.popleft().set_result(None)
+        for ticket in sorted(self._waiting)[:number]:
+            self._waiting.pop(ticket).set_result(None)
 
 
 def _next_pause(endpoint: Endpoint) -> float:

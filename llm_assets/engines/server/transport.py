@@ -116,12 +116,13 @@ class Transport:
                     self._endpoints.failed(endpoint, reply.trouble)
                     errors += 1
                     if errors >= most:
-                        if self._endpoints.answers > answers:
+                        if not await self._endpoints.is_well(endpoint):
+                            errors = 0  # it was not this request
+                        elif self._endpoints.answers == answers:
+                            raise EngineError(f"The server at {endpoint.url} answers no request: {reply.trouble}")
+                        else:
                             failed = f"The server failed {errors} times, the last one with: {reply.trouble}"
                             return Answer(failed=failed)
-                        if await self._endpoints.is_well(endpoint):
-                            raise EngineError(f"The server at {endpoint.url} answers no request: {reply.trouble}")
-                        errors = 0
                     pauses += 1
                     await asyncio.sleep(_backoff(pauses))
 
