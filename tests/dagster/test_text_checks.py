@@ -75,6 +75,7 @@ def test_an_extract_of_numbers_only_is_compared_with_the_text_and_one_of_fixed_v
 
     assert "grounded" in names(price={"type": "number"}, rooms={"type": ["integer", "null"]})
     assert "grounded" not in names(stars={"enum": [1, 2]}, paid={"type": "boolean"})
+    assert "grounded" not in names(stars={"type": "integer", "minimum": 1, "maximum": 5})
     assert "grounded" not in names(stars={"anyOf": [{"type": "integer", "enum": [1]}, {"type": "null"}]})
 
 

@@ -20,6 +20,7 @@ CALL = 0.055
 PICK = Generate(name="pick", instruction="Good or bad?", choice=("good", "bad"), confidence=False)
 GIST = Generate(name="gist", instruction="Say something.")
 FREE = Generate(name="free", instruction="Say something.", confidence=False)
+BEST = Summarize(name="best", candidates=2)
 LIKELIEST = Generate(name="likeliest", instruction="Say something.", sampling={"logprobs": 2})
 MOOD = Classify(name="mood", labels=("yes", "no"))
 STARS = Extract(
@@ -97,16 +98,14 @@ def failures(shop):
     [
         (GIST, {"choices": [], "usage": USAGE}, "has 0 choices, and 1 were asked for (n)"),
         (MOOD, {"choices": [], "usage": USAGE}, "has 0 choices, and 1 were asked for (n)"),
-        (GIST, {"error": {"message": "upstream"}, "usage": USAGE}, "has 0 choices"),
-        (Summarize(name="short", candidates=2), said("Fine."), "has 1 choices, and 2 were asked for (n)"),
+        (BEST, said("Fine."), "has 1 choices, and 2 were asked for (n)"),
         (FREE, said(None), "has no text: message.content is 'None'"),
         (FREE, said([{"type": "text", "text": "Fine."}]), "has no text: message.content is "),
-        (GIST, said("Fine."), "no log-probabilities, of which the confidence is made. Set confidence: false"),
+        (BEST, {**said("Fine."), "choices": 2 * said("Fine.")["choices"]}, "no log-probabilities. Leave `candidates`"),
         (LIKELIEST, said("Fine."), "no log-probabilities"),
         (LIKELIEST, said("Fine.", logprobs={"content": [{"token": "Fine.", "logprob": -1}]}), "has no top_logprobs"),
         (MOOD, said("yes"), "has no top_logprobs, by which labels are scored"),
         (MOOD, said("yes", logprobs={"content": [{"token": "yes", "logprob": -1}]}), "has no top_logprobs"),
-        (FREE, {**said("Fine."), "choices": "Fine."}, "has 0 choices"),
         (FREE, {**said("Fine."), "choices": ["Fine."]}, "has another form (AttributeError"),
     ],
 )
@@ -117,6 +116,11 @@ def test_an_answer_that_lacks_something_fails_its_row_and_says_what_is_missing(s
     assert kind == "engine_error"
     assert message in found
     assert (counts.prompt_tokens, counts.output_tokens) == (150, 15)
+
+
+def test_without_log_probabilities_an_answer_has_no_confidence(shop, ask):
+    assert outcomes(ask(GIST, said("Fine."))) == (3, 0, 0, 0)
+    assert shop.rows("SELECT DISTINCT answer, confidence FROM reviews_gist") == [("Fine.", None)]
 
 
 @pytest.mark.parametrize("usage", [None, [], {"prompt_tokens": "many", "prompt_tokens_details": 3}])
@@ -132,7 +136,9 @@ def test_a_model_that_only_thought_until_its_limit_is_cut_off(shop, ask):
     assert (kind, "Raise sampling.max_tokens" in message) == ("truncated", True)
 
 
-@pytest.mark.parametrize(("task", "reply"), [(MOOD, said("yes")), (PICK, said("banana")), (GIST, {"usage": USAGE})])
+@pytest.mark.parametrize(
+    ("task", "reply"), [(MOOD, said("yes")), (PICK, said("banana")), (GIST, {"choices": [], "usage": USAGE})]
+)
 def test_answers_that_cannot_be_used_cost_money_and_end_a_run_all_the_same(shop, ask, task, reply):
     counts = ask(task, reply)
     assert counts.rows_failed == 3

@@ -65,11 +65,16 @@ _READ = {"string", "integer", "number"}
 
 
 def _is_free(declared: Any, root: dict[str, Any], depth: int) -> bool:
-    """Whether a schema allows a string or number that is neither one of some values nor of a format, at any depth."""
+    """Whether a schema allows strings of any wording or numbers of any size, at any depth.
+
+    One of some values, a string of a format, and a number between two bounds, as of a scale from 1 to 5, are none.
+    """
     if not isinstance(declared, dict) or depth > MAX_DEPTH:
         return False
     node = resolve(declared, root)
     if node.keys() & {"enum", "const", "format"}:
+        return False
+    if node.keys() & {"minimum", "exclusiveMinimum"} and node.keys() & {"maximum", "exclusiveMaximum"}:
         return False
     kinds = node.get("type")
     if _READ & set(kinds if isinstance(kinds, list) else [kinds]):

@@ -130,10 +130,11 @@ class ChatWire:
 
     def _candidate(self, choice: Mapping[str, Any], ask: GenerateText) -> Candidate:
         text, steps, wanted = _text(choice), _steps(choice), ask.sampling.get("logprobs")
-        if wanted is not None and text and not steps:
+        # Without them an answer has no confidence, but the one of several that is best is found by them.
+        if text and not steps and (wanted or ask.sampling.get("n", 1) != 1):
             raise UnreadableAnswerError(
-                "The host's answer has no log-probabilities, of which the confidence is made. Set confidence: false "
-                "and no sampling.logprobs on the task, or name a model or a host that gives them."
+                "The host's answer has no log-probabilities. Leave `candidates` of the task at 1 and set no "
+                "sampling.logprobs, or name a model or a host that gives them."
             )
         if wanted and not all(step.get("top_logprobs") for step in steps):
             raise UnreadableAnswerError(

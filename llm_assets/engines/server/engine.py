@@ -27,7 +27,6 @@ from llm_assets.records import (
     FailureKind,
     GenerateText,
     Request,
-    ScoreTokens,
     Usage,
 )
 from llm_assets.secrets import masked
@@ -71,8 +70,6 @@ class ServerEngine:
         self._active = 0
         self._background: Background[Completion] | None = None
         self._transport: Transport | None = None
-        self._shared: dict[bytes, asyncio.Task[Answer]] = {}
-        """Calls that serve several requests: a host scores all labels of a row in one."""
 
     @property
     def identity(self) -> str:
@@ -156,7 +153,6 @@ class ServerEngine:
                     return
         finally:
             background.cancel_all()
-            self._shared.clear()
             self._idle.end()
 
     def close(self) -> None:
@@ -209,24 +205,11 @@ class ServerEngine:
     async def _answer(self, request: Request) -> Completion:
         assert self._transport is not None
         bodies = self._wire.bodies(request)
-        if self._twin is None and isinstance(request.ask, ScoreTokens):
-            return await self._shared_answer(request, bodies[0])
         if len(bodies) == 1:
             answers = [await self._transport.post(self._wire.path, bodies[0])]
         else:
             answers = await _all_of([self._transport.post(self._wire.path, body) for body in bodies])
         return self._read(request, answers)
-
-    async def _shared_answer(self, request: Request, body: bytes) -> Completion:
-        """Answer a request by a call that others may have made already; only the first one counts its tokens."""
-        assert self._transport is not None
-        call = self._shared.get(body)
-        if call is not None:
-            return replace(self._read(request, [await asyncio.shield(call)]), usage=Usage())
-        if len(self._shared) > self.settings.max_in_flight * len(self.settings.urls):
-            del self._shared[next(iter(self._shared))]
-        call = self._shared[body] = asyncio.create_task(self._transport.post(self._wire.path, body))
-        return self._read(request, [await call])
 
     def _read(self, request: Request, answers: Sequence[Answer]) -> Completion:
         bodies = [answer.body for answer in answers]
