@@ -146,7 +146,7 @@ class Endpoints:
         endpoint.trouble = trouble
         if endpoint.state is not State.OUT:
             endpoint.state, endpoint.faults = State.OUT, 0
-            seconds = max(_next_pause(endpoint), min(wait or 0.0, self._patience))
+            seconds = max(self._next_pause(endpoint), min(wait or 0.0, self._patience))
             endpoint.watch = asyncio.create_task(self._watch(endpoint, seconds))
         if self._away_since is None:
             self._start_clock()
@@ -221,7 +221,7 @@ class Endpoints:
                 logger.warning("%s gets no requests: %s", endpoint.url, trouble)
             if self._are_all_wrong():
                 self._wake(len(self._waiting))
-            seconds = _next_pause(endpoint)
+            seconds = self._next_pause(endpoint)
         endpoint.wrong = None
         endpoint.state = State.TRIAL if endpoint.was_well else State.WELL
         endpoint.was_well = True
@@ -232,13 +232,12 @@ class Endpoints:
                 self._start_clock()
         self._wake(len(self._waiting))
 
+    def _next_pause(self, endpoint: Endpoint) -> float:
+        """Return the seconds to the next look, which the one after it doubles: at random, as runs look side by side."""
+        seconds = endpoint.pause * random.uniform(0.5, 1.5)
+        endpoint.pause = min(2 * endpoint.pause, LAST_LOOK_SECONDS, self._patience / 8)
+        return seconds
+
     def _wake(self, number: int) -> None:
         for ticket in sorted(self._waiting)[:number]:
             self._waiting.pop(ticket).set_result(None)
-
-
-def _next_pause(endpoint: Endpoint) -> float:
-    """Return the seconds to the next look, which the one after it doubles: at random, as runs look side by side."""
-    seconds = endpoint.pause * random.uniform(0.5, 1.5)
-    endpoint.pause = min(2 * endpoint.pause, LAST_LOOK_SECONDS)
-    return seconds
