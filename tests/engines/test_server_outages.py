@@ -284,6 +284,27 @@ def test_a_server_that_works_is_not_away_though_another_is_and_an_answer_takes_l
         check_answers(list(engine.run(requests(12))), 12)
 
 
+def test_a_server_that_comes_back_is_asked_though_it_still_holds_older_requests(make):
+    released = threading.Event()
+
+    async def holds_all_but_the_last(server, request, body):
+        if body["token_ids"][0] < 7:
+            while not released.is_set():
+                await asyncio.sleep(0.01)
+        elif server.asked.count(7) == 1:
+            while server.in_flight < 8:
+                await asyncio.sleep(0.01)
+            request.transport.abort()
+        return answer(body)
+
+    with OddServer(holds_all_but_the_last) as server:
+        stream = make(server, max_in_flight=8).run(requests(8))
+        first = next(stream)
+        assert first.id == 7
+        released.set()
+        check_answers([first, *stream], 8)
+
+
 def test_calls_that_belong_to_one_that_failed_are_broken_off(make):
     others, broken_off = threading.Semaphore(0), threading.Semaphore(0)
 

@@ -39,11 +39,12 @@ class Endpoint:
     def __init__(self, url: str) -> None:
         self.url = url
         self.state = State.OUT
-        self.in_flight = 0
+        self.in_flight = self.room = 0
+        """Requests that it has, and may have."""
         self.was_well = False
         """Whether a look has ever found it well."""
         self.faults = 0
-        self.trouble = ""
+        self.trouble = "no answer yet"
         self.wrong: ConfigError | None = None
         """Why it is not the server that is wanted, though it answers."""
         self.pause = FIRST_LOOK_SECONDS
@@ -71,7 +72,7 @@ class Endpoints:
         self, urls: Sequence[str], most: int, patience: float, look: Callable[[Endpoint], Awaitable[str]]
     ) -> None:
         self.all = [Endpoint(url) for url in urls]
-        self._room = {State.OUT: 0, State.TRIAL: 1, State.WELL: most}
+        self._most = most
         self._patience = patience
         self._look = look
         self._tickets = count()
@@ -89,7 +90,7 @@ class Endpoints:
         self.returns = 0
         for endpoint in self.all:
             if endpoint.state is State.OUT:
-                endpoint.trouble, endpoint.wrong, endpoint.pause = "no answer yet", None, FIRST_LOOK_SECONDS
+                endpoint.wrong, endpoint.pause = None, FIRST_LOOK_SECONDS
                 if endpoint.watch is not None:
                     endpoint.watch.cancel()
                 endpoint.watch = asyncio.create_task(self._watch(endpoint, 0.0))
@@ -126,8 +127,8 @@ class Endpoints:
         endpoint.faults = max(0, endpoint.faults - 1)
         endpoint.pause = FIRST_LOOK_SECONDS
         if endpoint.state is State.TRIAL:
-            endpoint.state, endpoint.faults = State.WELL, 0
-            self._wake(self._room[State.WELL])
+            endpoint.state, endpoint.room, endpoint.faults = State.WELL, self._most, 0
+            self._wake(self._most)
 
     def failed(self, endpoint: Endpoint, trouble: str) -> None:
         """Say that a server failed at a request: it is left out if it does so again and again, and there is another."""
@@ -145,8 +146,8 @@ class Endpoints:
             logger.warning("%s is left out until it answers: %s", endpoint.url, trouble)
         endpoint.trouble = trouble
         if endpoint.state is not State.OUT:
-            endpoint.state, endpoint.faults = State.OUT, 0
-            seconds = max(_next_pause(endpoint), min(wait or 0.0, self._patience))
+            endpoint.state, endpoint.room, endpoint.faults = State.OUT, 0, 0
+            seconds = max(self._next_pause(endpoint), min(wait or 0.0, self._patience))
             endpoint.watch = asyncio.create_task(self._watch(endpoint, seconds))
         if self._away_since is None:
             self._start_clock()
@@ -172,7 +173,7 @@ class Endpoints:
         usable = [
             endpoint
             for endpoint in self.all
-            if endpoint.in_flight < self._room[endpoint.state]
+            if endpoint.in_flight < endpoint.room
             and not (spared and endpoint.state is State.TRIAL and endpoint in failed_at)
         ]
         return min(usable, key=lambda endpoint: (endpoint in failed_at, endpoint.in_flight), default=None)
@@ -221,10 +222,13 @@ class Endpoints:
                 logger.warning("%s gets no requests: %s", endpoint.url, trouble)
             if self._are_all_wrong():
                 self._wake(len(self._waiting))
-            seconds = _next_pause(endpoint)
+            seconds = self._next_pause(endpoint)
         endpoint.wrong = None
-        endpoint.state = State.TRIAL if endpoint.was_well else State.WELL
-        endpoint.was_well = True
+        if endpoint.was_well:
+            # Beside what it got before it was away, which may never end.
+            endpoint.state, endpoint.room = State.TRIAL, min(endpoint.in_flight + 1, self._most)
+        else:
+            endpoint.state, endpoint.room, endpoint.was_well = State.WELL, self._most, True
         # What only says that it is well, and has never been away, does not stop the clock.
         if was_away:
             self.returns += 1
@@ -232,13 +236,12 @@ class Endpoints:
                 self._start_clock()
         self._wake(len(self._waiting))
 
+    def _next_pause(self, endpoint: Endpoint) -> float:
+        """Return the seconds to the next look, which the one after it doubles: at random, as runs look side by side."""
+        seconds = endpoint.pause * random.uniform(0.5, 1.5)
+        endpoint.pause = min(2 * endpoint.pause, LAST_LOOK_SECONDS, self._patience / 8)
+        return seconds
+
     def _wake(self, number: int) -> None:
         for ticket in sorted(self._waiting)[:number]:
             self._waiting.pop(ticket).set_result(None)
-
-
-def _next_pause(endpoint: Endpoint) -> float:
-    """Return the seconds to the next look, which the one after it doubles: at random, as runs look side by side."""
-    seconds = endpoint.pause * random.uniform(0.5, 1.5)
-    endpoint.pause = min(2 * endpoint.pause, LAST_LOOK_SECONDS)
-    return seconds

@@ -53,7 +53,7 @@ class ServerSettings(BaseModel):
     timeout_seconds: float = Field(default=600, gt=0, description="Seconds that one request may take.")
     connect_timeout: float = Field(default=10, gt=0, description="Seconds that a connection may take to be made.")
     unavailable_seconds: float = Field(
-        default=300, gt=0, description="Seconds that a run waits while no address answers."
+        default=300, gt=0, description="Seconds that a run waits while no address answers, or all say 502 to 504."
     )
     max_attempts: int = Field(
         default=5, ge=1, description="Tries of a request that a living server answers with an error of its own."
