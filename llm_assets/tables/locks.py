@@ -82,7 +82,8 @@ class PostgresLocks:
                 self._call(sa.func.pg_advisory_unlock, name)
 
     def close(self) -> None:
-        self._held.clear()
+        # Postgres gives back what a session held only when that has ended, a moment after its connection.
+        self.release(list(self._held))
         self._drop()
 
     def _take(self, names: Sequence[str]) -> bool:

@@ -28,7 +28,6 @@ CHOICE = {
         (WRITE, [], "has 0 choices, and 1 were asked for"),
         (WRITE, [CHOICE, CHOICE], "has 2 choices, and 1 were asked for"),
         (THREE, [CHOICE], "has 1 choices, and 3 were asked for"),
-        (WRITE, None, "has 0 choices"),
         (WRITE, [{**CHOICE, "token_ids": None}], "has no token_ids"),
         (WRITE, [{**CHOICE, "logprobs": None}], "has 0 log-probabilities for 1 tokens"),
         (LIKELIEST, [{**CHOICE, "logprobs": {"content": []}}], "has 0 log-probabilities for 1 tokens"),

@@ -72,7 +72,7 @@ def test_a_run_goes_on_when_its_connections_are_cut(postgres_url: str) -> None:
     def cut() -> None:
         with Database(postgres_url).engine.connect() as connection:
             connection.exec_driver_sql(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
 
@@ -191,7 +191,7 @@ def test_locks_are_taken_again_after_the_connection_was_lost(postgres_url: str) 
     assert first.acquire(["reviews_note monday"])
     with databases[1].engine.connect() as connection:
         connection.exec_driver_sql(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
     assert second.acquire(["reviews_note monday"])
