@@ -109,9 +109,10 @@ class Transport:
                     self._endpoints.leave_out(endpoint, reply.trouble, wait=reply.wait)
                     # It may be this request that breaks a server, but not if the server has just not come back.
                     signs = (self._endpoints.answers, self._endpoints.returns)
-                    breaks, seen = breaks + (signs != seen), signs
-                    if breaks >= most and self._is_overdue(began):
-                        return Answer(failed=f"The server broke {breaks} times, the last one with: {reply.trouble}")
+                    if signs != seen:
+                        breaks, seen = breaks + 1, signs
+                        if breaks >= most and self._is_overdue(began):
+                            return Answer(failed=f"The server broke {breaks} times, the last one with: {reply.trouble}")
                 case Kind.FAULTY:
                     self._endpoints.failed(endpoint, reply.trouble)
                     errors += 1
