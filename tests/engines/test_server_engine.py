@@ -16,23 +16,11 @@ from llm_assets.engines import ServerSettings
 from llm_assets.errors import ConfigError, EngineAwayError, EngineError
 from llm_assets.pipeline.restart import completions
 from llm_assets.records import Constraint, FailureKind
-from tests.engines.odd_servers import OddServer, answer, behave, check_answers, error, requests, server_engines
+from tests.engines.odd_servers import OddServer, answer, behave, check_answers, error, requests
 
 pytestmark = pytest.mark.timeout(120)
 
 KEY = "sk-very-secret-0123456789"
-
-
-@pytest.fixture
-def server():
-    with OddServer() as server:
-        yield server
-
-
-@pytest.fixture
-def make(smollm2):
-    with server_engines(smollm2) as make:
-        yield make
 
 
 # Settings

@@ -21,22 +21,9 @@ from tests.engines.odd_servers import (
     check_answers,
     error,
     requests,
-    server_engines,
 )
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture
-def server():
-    with OddServer() as server:
-        yield server
-
-
-@pytest.fixture
-def make(smollm2):
-    with server_engines(smollm2) as make:
-        yield make
 
 
 async def slow(server, request, body):

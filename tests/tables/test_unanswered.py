@@ -82,15 +82,20 @@ KEYS: dict[str, tuple[str, tuple[str, ...], list[tuple[object, ...]]]] = {
 }
 
 
+def keyed_rows(shop: Shop, kind: str, failing: bool) -> tuple[Source, list[dict[str, object]], dict[str, FailureKind]]:
+    """A table with keys of a kind that holds all rows but the last one, those rows, and which of their texts fail."""
+    declaration, names, keys = KEYS[kind]
+    shop.execute(f"CREATE TABLE t (text TEXT, {declaration})")
+    rows = [{**dict(zip(names, key, strict=True)), "text": f"text {i}"} for i, key in enumerate(keys)]
+    shop.insert("t", rows[:-1])
+    errors = {str(row["text"]): FailureKind.REFUSED_REQUEST for row in rows} if failing else {}
+    return Source(table="t", key=names), rows, errors
+
+
 @pytest.mark.parametrize("kind", KEYS)
 @pytest.mark.parametrize("failing", [False, True], ids=["answered", "failed"])
 def test_keys_of_every_kind_are_found_again(shop: Shop, kind: str, failing: bool) -> None:
-    declaration, names, keys = KEYS[kind]
-    shop.execute(f"CREATE TABLE t (text TEXT, {declaration})")
-    source = Source(table="t", key=names)
-    rows = [{**dict(zip(names, key, strict=True)), "text": f"text {i}"} for i, key in enumerate(keys)]
-    shop.insert("t", rows[:-1])
-    errors = {row["text"]: FailureKind.REFUSED_REQUEST for row in rows} if failing else {}
+    source, rows, errors = keyed_rows(shop, kind, failing)
     engine = FaultyEngine(errors=errors)
     shop.run(SENTIMENT, source=source, engine=engine)
     if failing:
@@ -118,12 +123,7 @@ def test_answers_in_another_database_are_compared_in_lists(
 @pytest.mark.parametrize("kind", KEYS)
 @pytest.mark.parametrize("failing", [False, True], ids=["answered", "failed"])
 def test_a_partitions_rows_count_by_their_own_keys_of_every_kind(shop: Shop, kind: str, failing: bool) -> None:
-    declaration, names, keys = KEYS[kind]
-    shop.execute(f"CREATE TABLE t (text TEXT, {declaration})")
-    source = Source(table="t", key=names)
-    rows = [{**dict(zip(names, key, strict=True)), "text": f"text {i}"} for i, key in enumerate(keys)]
-    shop.insert("t", rows[:-1])
-    errors = {row["text"]: FailureKind.REFUSED_REQUEST for row in rows} if failing else {}
+    source, rows, errors = keyed_rows(shop, kind, failing)
     before = made(shop, source=source, columns=())
     assert before.outcomes("sentiment", Partition(), 9).missing == len(rows) - 1
     shop.run(SENTIMENT, source=source, engine=FaultyEngine(errors=errors))
@@ -134,7 +134,7 @@ def test_a_partitions_rows_count_by_their_own_keys_of_every_kind(shop: Shop, kin
     counts = (0, known) if failing else (known, 0)
     assert (found.rows, found.answered, found.failed, found.missing) == (len(rows) - 1, *counts, 1)
     [key] = found.first_missing
-    assert [str(part).strip() for part in key] == [str(part) for part in keys[-1]]
+    assert [str(part).strip() for part in key] == [str(rows[-1][name]) for name in source.key]
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["one database", "two"])
