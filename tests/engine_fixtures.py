@@ -3,6 +3,7 @@
 import importlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,12 @@ for _name, _value in CPU_ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
 
+def smollm2_settings(model: Path, **changes: Any) -> VllmSettings:
+    """Return the settings of tests that compare answers: in float32, also where a CPU has bfloat16."""
+    settings = {"model": str(model), "max_model_len": MAX_MODEL_LEN, "dtype": "float32", "cpu_kv_cache_gib": 1}
+    return VllmSettings(**{**settings, **changes})
+
+
 @pytest.fixture(scope="session")
 def smollm2():
     """The directory of SmolLM2-135M-Instruct, converted the first time."""
@@ -37,7 +44,7 @@ def smollm2_tokenizer(smollm2):
 @pytest.fixture(scope="session")
 def vllm_engine(smollm2):
     """vLLM with SmolLM2. Only its first use loads it; a test that closes it costs the next one another load."""
-    engine = VllmEngine(VllmSettings(model=str(smollm2), max_model_len=MAX_MODEL_LEN, cpu_kv_cache_gib=1))
+    engine = VllmEngine(smollm2_settings(smollm2))
     yield engine
     engine.close()
 
@@ -45,7 +52,7 @@ def vllm_engine(smollm2):
 @pytest.fixture(scope="session")
 def vllm_server(smollm2):
     """A vLLM server with SmolLM2, for the whole test run; only its first use starts it. A test may kill it."""
-    with VllmServer(VllmSettings(model=str(smollm2), max_model_len=MAX_MODEL_LEN, cpu_kv_cache_gib=1)) as server:
+    with VllmServer(smollm2_settings(smollm2)) as server:
         yield server
 
 

@@ -150,7 +150,9 @@ class VllmServer:
             **(cpu_arguments(settings) if is_cpu_build() else {}),
             **settings.engine_args,
         }
-        if is_cpu_build() and not cpu_has_bfloat16():
+        if settings.dtype != "auto":
+            arguments["dtype"] = settings.dtype
+        elif is_cpu_build() and not cpu_has_bfloat16():
             arguments["dtype"] = "float32"
         return {name: value for name, value in arguments.items() if value is not None}
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from llm_assets.engines import DummyEngine, DummySettings, RayEngine, RaySettings, VllmSettings
+from llm_assets.engines import DummyEngine, DummySettings, RayEngine, RaySettings
 from llm_assets.records import Completion, Request
-from tests.engine_fixtures import MAX_MODEL_LEN
+from tests.engine_fixtures import smollm2_settings
 
 DEADLY = 666
 """A token that ends the process of the engine which gets it."""
@@ -67,7 +67,6 @@ def ray_dummy_engine() -> Iterator[RayEngine]:
 @pytest.fixture(scope="session")
 def ray_vllm_engine(ray_dummy_engine: RayEngine, smollm2) -> Iterator[RayEngine]:
     """One replica of vLLM with SmolLM2. Only its first use loads it."""
-    settings = VllmSettings(model=str(smollm2), max_model_len=MAX_MODEL_LEN, cpu_kv_cache_gib=1)
-    engine = RayEngine(RaySettings(engine=settings, num_cpus=1))
+    engine = RayEngine(RaySettings(engine=smollm2_settings(smollm2), num_cpus=1))
     yield engine
     engine.close()

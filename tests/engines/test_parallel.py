@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import psutil
 import pytest
 
-from llm_assets.engines import VllmEngine, VllmSettings
+from llm_assets.engines import VllmEngine
 from llm_assets.errors import ConfigError, EngineError
 from llm_assets.records import BeamSearch, Constraint, FailureKind, GenerateText, Request, ScoreTokens
-from tests.engine_fixtures import LOGPROB_TOLERANCE, MAX_MODEL_LEN
+from tests.engine_fixtures import LOGPROB_TOLERANCE, MAX_MODEL_LEN, smollm2_settings
 
 PREFIX = [1, 504, 7742, 506, 3714, 2496, 42] * 10
 
@@ -21,7 +21,7 @@ def score(number: int) -> Request:
 
 
 def parallel_engine(model, **settings: int) -> VllmEngine:
-    return VllmEngine(VllmSettings(model=str(model), max_model_len=MAX_MODEL_LEN, cpu_kv_cache_gib=1, **settings))
+    return VllmEngine(smollm2_settings(model, **settings))
 
 
 @pytest.fixture(scope="module")
