@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent
 NAMES = ("choice", "extract", "text", "tasks", "prefix", "duplicates", "speculation", "copies", "server")
 """What is drawn if nothing else is asked for: those whose ratios are rows per second over rows per second."""
 
-COLOURS = ("#3b6ea5", "#d98032", "#5d9a57", "#9c5a91")
+COLOURS = ("#3b6ea5", "#d98032", "#5d9a57", "#9c5a91", "#7f7f7f")
 
 
 def bars(lines: Sequence[dict[str, Any]], names: Sequence[str] = NAMES) -> dict[str, dict[str, float]]:
