@@ -41,7 +41,7 @@ WORKS = (
     Work("text of 64 tokens, 7B", 221, 0.71),
 )
 LOAD_SECONDS = 78
-"""To load the 7B shape: the slowest of those measured."""
+"""To load the 7B shape: 44 to 78 seconds were usual, and one of a machine that had just started took 130."""
 
 # `python -m benchmarks.database` on two CPU cores, 23 November 2026: labels, in batches of 200, fsync on.
 DATABASE_SECONDS = 0.084
