@@ -51,6 +51,10 @@ class EngineError(LLMAssetsError):
     """The engine as a whole failed, not one row; what was committed stays."""
 
 
+class EngineFaultError(EngineError):
+    """An engine elsewhere that is there, and has nothing but errors for every request: none of them is to blame."""
+
+
 class EngineAwayError(EngineError):
     """An engine elsewhere that did not answer for longer than a run waits for it."""
 

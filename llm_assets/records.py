@@ -215,7 +215,8 @@ class EngineInfo:
     """What answers came from: `model` and `revision` name the weights, `device` the hardware, `gpus` how many of it.
 
     `gpus` is None without a GPU, before the model is loaded, and where nobody knows. `prices` are what its tokens cost,
-    if they cost anything.
+    if they cost anything. `most_scored` is how many tokens one call of a server scores, if that is limited: to score
+    more takes several, each with the whole prompt.
     """
 
     engine: str
@@ -225,3 +226,4 @@ class EngineInfo:
     peak_memory_bytes: int | None = None
     gpus: int | None = None
     prices: Prices | None = None
+    most_scored: int | None = None

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from llm_assets.errors import ConfigError, FailureThresholdError
 from llm_assets.pipeline import PipelineSettings
-from llm_assets.records import Completion, EngineInfo, FailureKind, Prices, Request
+from llm_assets.pipeline.limits import Limits
+from llm_assets.records import Completion, EngineInfo, FailureKind, Prices, Request, ScoreTokens
 from llm_assets.tables.source_table import CHUNK_ROWS
 from llm_assets.tasks import Extract
 from tests.tables.shop import (
@@ -88,6 +89,14 @@ class PricedEngine(SlowEngine):
     @property
     def info(self) -> EngineInfo:
         return replace(super().info, prices=self.prices)
+
+
+def test_a_request_that_takes_several_calls_is_counted_with_all_its_prompts() -> None:
+    request = Request(0, [1] * 100, ScoreTokens(tuple(range(40))))
+    info = EngineInfo("server", "m", "", prices=Prices(1.0, 1.0, 1.0), most_scored=19)
+    for name, enough, less in (("max_tokens", 303, 302), ("max_cost", 303.5e-6, 302.5e-6)):
+        assert Limits(PipelineSettings(**{name: enough}), info).admit([request])
+        assert not Limits(PipelineSettings(**{name: less}), info).admit([request])
 
 
 def test_a_run_says_what_it_cost(shop: Shop) -> None:

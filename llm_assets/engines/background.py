@@ -42,7 +42,9 @@ class Background(Generic[Result]):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def cancel_all(self) -> None:
-        """Stop everything submitted, and forget results that were not taken."""
+        """Stop everything submitted, and forget results that were not taken; nothing after `close`."""
+        if self._loop.is_closed():
+            return
         for future in self._running:
             future.cancel()
         while self._running:

@@ -117,7 +117,7 @@ class PartitionResult:
                     **{
                         key: masked(value) if isinstance(value, str) else value
                         for key, value in asdict(engine).items()
-                        if key != "prices"
+                        if key not in ("prices", "most_scored")
                     },
                 }
             )

@@ -1,9 +1,14 @@
 """What a run may use: seconds, rows, tokens and money."""
 
+import math
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from llm_assets.records import BeamSearch, Completion, GenerateText, Prices, Request, ScoreTokens
+from llm_assets.records import BeamSearch, Completion, EngineInfo, GenerateText, Prices, Request, ScoreTokens
+
+if TYPE_CHECKING:
+    from llm_assets.pipeline.pipeline import PipelineSettings
 
 LATENCY_WEIGHT = 0.05
 """Weight of the latest completion in the mean time that a request takes."""
@@ -22,18 +27,16 @@ class Limits:
     A request is admitted only if the most that it can use still fits, so neither rows nor tokens nor money go
     over their limit.
     Near the end of the time none is admitted that would probably not come back before it.
+
+    Args:
+        settings: The limits.
+        info: The engine's prices, and how many calls a request takes.
     """
 
-    def __init__(
-        self,
-        max_seconds: float | None,
-        max_rows: int | None,
-        max_tokens: int | None,
-        max_cost: float | None = None,
-        prices: Prices | None = None,
-    ) -> None:
-        self._max_rows, self._max_tokens, self._max_seconds = max_rows, max_tokens, max_seconds
-        self._max_cost, self._prices = max_cost, prices or Prices(0, 0, 0)
+    def __init__(self, settings: "PipelineSettings", info: EngineInfo) -> None:
+        self._max_rows, self._max_tokens = settings.max_rows, settings.max_tokens
+        self._max_seconds, self._max_cost = settings.max_seconds, settings.max_cost
+        self._prices, self._most_scored = info.prices or Prices(0, 0, 0), info.most_scored
         self._started = time.monotonic()
         self._rows = self._tokens = 0
         self._cost = 0.0
@@ -72,8 +75,11 @@ class Limits:
         self._latency += (took - self._latency) * (LATENCY_WEIGHT if self._latency else 1.0)
 
     def _most(self, request: Request) -> _Asked:
-        prompt, tokens = len(request.prompt_token_ids), most_tokens(request)
-        return _Asked(time.monotonic(), tokens, self._prices.cost(prompt, 0, tokens - prompt))
+        prompt, output, calls = len(request.prompt_token_ids), most_output(request), 1
+        if self._most_scored and isinstance(request.ask, ScoreTokens):
+            calls = math.ceil(len(request.ask.token_ids) / self._most_scored)
+        prompt, output = calls * prompt, calls * output
+        return _Asked(time.monotonic(), prompt + output, self._prices.cost(prompt, 0, output))
 
     def time_is_short(self) -> bool:
         """Whether a request made now would probably not come back in time."""
@@ -90,13 +96,12 @@ class Limits:
         return True
 
 
-def most_tokens(request: Request) -> int:
-    """Return the most tokens that a request can use, its prompt and all that it generates."""
+def most_output(request: Request) -> int:
+    """Return the most tokens that one call of a request can generate."""
     match request.ask:
         case ScoreTokens(most_tokens=output):
-            pass
+            return output
         case BeamSearch(beam_width=width, max_tokens=most):
-            output = width * most
+            return width * most
         case GenerateText(sampling=sampling):
-            output = int(str(sampling.get("n", 1))) * int(str(sampling["max_tokens"]))
-    return len(request.prompt_token_ids) + output
+            return int(str(sampling.get("n", 1))) * int(str(sampling["max_tokens"]))

@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterable, Iterator
 
 from llm_assets.engines import Engine
-from llm_assets.errors import EngineAwayError, EngineError
+from llm_assets.errors import EngineAwayError, EngineError, EngineFaultError
 from llm_assets.records import Completion, FailureKind, Request
 from llm_assets.secrets import masked_logger
 
@@ -18,7 +18,7 @@ def completions(engine: Engine, requests: Iterable[Request], max_deaths: int) ->
 
     What was in flight at a death is asked again before anything else: in small groups, because most deaths have nothing
     to do with a row, and one by one after a group has died. A request that is alone when the engine dies on it once
-    more is completed with an error of the kind `poison`.
+    more is completed with an error of the kind `poison`; of a server that only fails, `engine_error`.
 
     Raises:
         EngineError: the engine died more than `max_deaths` times, or is elsewhere and was away for long.
@@ -65,5 +65,7 @@ def _groups(requests: list[Request], size: int) -> list[list[Request]]:
 
 
 def _poison(request: Request, error: EngineError) -> Completion:
+    if isinstance(error, EngineFaultError):  # it may fail at all rows
+        return Completion(request.id, error=str(error))
     message = f"The engine died on this row again, when it had no other: {error}"
     return Completion(request.id, error=message, error_kind=FailureKind.POISON)

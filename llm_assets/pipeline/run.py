@@ -56,8 +56,7 @@ class Run:
         self.locks = self.outcomes.locks
         self.watch = self.outcomes.watch
         settings = self.settings
-        prices = pipeline.engine.info.prices
-        self.limits = Limits(settings.max_seconds, settings.max_rows, settings.max_tokens, settings.max_cost, prices)
+        self.limits = Limits(settings, pipeline.engine.info)
         self._ready: list[Slice] = []
         self._waiting: deque[Question] = deque()
         """Questions that the engine has not taken yet."""

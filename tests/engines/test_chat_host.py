@@ -130,6 +130,41 @@ def test_an_answer_with_odd_counts_of_tokens_is_an_answer(ask, usage):
     assert counts.prompt_tokens == 0
 
 
+@pytest.mark.parametrize(
+    ("reason", "kind"), [("content_filter", "refused_request"), ("error", "engine_error"), ("no_room", "engine_error")]
+)
+def test_an_answer_that_ended_oddly_fails_and_is_asked_again_unless_the_host_refused_it(shop, ask, reason, kind):
+    counts = ask(FREE, said("Fi", reason))
+    assert outcomes(counts) == (0, 0, 0, 3)
+    assert failures(shop) == [(kind, f"The host ended the answer with {reason!r}.")]
+    assert counts.output_tokens == 15
+
+
+def test_an_answer_may_end_with_another_word_for_it(shop, ask):
+    assert outcomes(ask(FREE, said("Fine.", "eos"))) == (3, 0, 0, 0)
+    assert shop.rows("SELECT DISTINCT answer FROM reviews_free") == [("Fine.",)]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [token('{"', 0.9), token("answer", 0.99), token('":"', 0.9), token("good", 0.5), token('"}', 0.9)],
+        [token('{"answer": "', 0.9), token("go", 0.25), token("od", 1.0), token('"', 0.9), token("}", 0.9)],
+        [token('{"answer"', 0.9), token(': "good', 0.5), token('"}', 0.9)],
+    ],
+)
+def test_the_confidence_of_a_choice_is_that_of_its_own_tokens(shop, ask, steps):
+    sure = PICK.model_copy(update={"confidence": True})
+    assert outcomes(ask(sure, spelled(*steps))) == (3, 0, 0, 0)
+    [(found, confidence)] = shop.rows("SELECT DISTINCT answer, confidence FROM reviews_pick")
+    assert (found, confidence) == ("good", pytest.approx(0.5))
+
+
+def test_a_key_need_not_have_the_right_to_list_models(host, ask):
+    host.models_status = 403
+    assert outcomes(ask(FREE, said("Fine."))) == (3, 0, 0, 0)
+
+
 def test_a_model_that_only_thought_until_its_limit_is_cut_off(shop, ask):
     ask(PICK, said(None, "length"))
     [(kind, message)] = failures(shop)

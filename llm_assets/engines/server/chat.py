@@ -27,6 +27,9 @@ MOST_TOP_LOGPROBS = 20
 KNOWN = ("temperature", "top_p", "max_tokens", "stop", "seed", "presence_penalty", "frequency_penalty", "n", "logprobs")
 """Sampling parameters that OpenAI's interface has as well."""
 
+ENDS = {"stop": "stop", "eos": "stop", "eos_token": "stop", "end_turn": "stop", "length": "length"}
+"""What hosts call an answer that ended by itself, and one that was cut off."""
+
 CHOICE = "answer"
 """The property of a JSON answer that holds the choice."""
 
@@ -87,10 +90,12 @@ class ChatWire:
         wanted = int(str(ask.sampling.get("n", 1))) if isinstance(ask, GenerateText) else 1
         choices = sorted(choices_of(answer, wanted), key=lambda choice: choice.get("index", 0))
         for choice in choices:
-            said = choice["message"].get("refusal")
-            if said or choice["finish_reason"] not in ("stop", "length"):
-                message = f"The host ended the answer with {choice['finish_reason']!r}. {said or ''}".strip()
-                return Completion(request.id, error=message, error_kind=FailureKind.REFUSED_REQUEST, usage=usage)
+            said, reason = choice["message"].get("refusal"), choice["finish_reason"]
+            if said or reason not in ENDS:
+                message = f"The host ended the answer with {reason!r}. {said or ''}".strip()
+                is_refused = said or reason == "content_filter"
+                kind = FailureKind.REFUSED_REQUEST if is_refused else FailureKind.ENGINE_ERROR
+                return Completion(request.id, error=message, error_kind=kind, usage=usage)
         if isinstance(ask, ScoreTokens):
             scores, undecided = self._scores(choices[0], request, ask)
             return Completion(request.id, scores=scores, undecided=undecided, usage=usage)
@@ -125,7 +130,7 @@ class ChatWire:
             )
         _, before = self._tokenizer.messages(request.prompt_token_ids)
         labels = [before + self._tokenizer.decode([token_id]) for token_id in ask.token_ids]
-        scores, undecided = label_scores(steps, choice["finish_reason"] == "stop", labels)
+        scores, undecided = label_scores(steps, ENDS[choice["finish_reason"]] == "stop", labels)
         return dict(zip(ask.token_ids, scores, strict=True)), undecided
 
     def _candidate(self, choice: Mapping[str, Any], ask: GenerateText) -> Candidate:
@@ -142,12 +147,13 @@ class ChatWire:
                 "model or a host that gives them."
             )
         if ask.constraint is not None and ask.constraint.kind == "choice":
+            steps = _steps_of_choice(text, steps)
             text = _chosen(text)
         tokens = [self._tokenizer.id_of(step["token"]) for step in steps]
         return Candidate(
             text=text,
             token_ids=tuple(tokens if steps else self._tokenizer.encode_literal([text])[0]),
-            finish_reason=choice["finish_reason"],
+            finish_reason=ENDS[choice["finish_reason"]],
             logprobs=tuple(min(step["logprob"], 0.0) for step in steps),
             top_logprobs=tuple(
                 {self._tokenizer.id_of(item["token"]): item["logprob"] for item in step["top_logprobs"]}
@@ -186,6 +192,19 @@ def _response_format(constraint: Constraint) -> dict[str, Any]:
     else:
         schema = json.loads(str(constraint.value))
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+
+
+def _steps_of_choice(text: str, steps: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Return the tokens of the choice in a JSON answer, without those of the JSON around it; all of another form."""
+    if _chosen(text) == text or "".join(step["token"] for step in steps) != text:
+        return steps
+    start, end = text.index('"', text.index(":")) + 1, text.rindex('"')
+    found, place = [], 0
+    for step in steps:
+        before, place = place, place + len(step["token"])
+        if before < end and place > start:
+            found.append(step)
+    return found or steps
 
 
 def _chosen(text: str) -> str:

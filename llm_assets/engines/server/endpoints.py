@@ -43,6 +43,10 @@ class Endpoint:
         """Requests that it has, and may have."""
         self.was_well = False
         """Whether a look has ever found it well."""
+        self.has_answered = False
+        """Whether it has ever answered a request."""
+        self.busy_until = 0.0
+        """Until when it has too many requests, by its own word."""
         self.faults = 0
         self.trouble = "no answer yet"
         self.wrong: ConfigError | None = None
@@ -58,7 +62,8 @@ class Endpoints:
 
     A request goes where the fewest are in flight. An address is left out until it was looked at, and again when it is
     away or fails several times in a row: then it is looked at until it is found well, and gets one request to begin
-    with. One that only fails stays if there is no other, because it may be the requests that make it fail.
+    with. One that only fails stays if there is no other, because it may be the requests that make it fail. One that has
+    too many requests gets none for a while, if there is another.
 
     Args:
         urls: The addresses.
@@ -124,6 +129,7 @@ class Endpoints:
         self.answers += 1
         self.returns = 0
         self._start_clock()
+        endpoint.has_answered = True
         endpoint.faults = max(0, endpoint.faults - 1)
         endpoint.pause = FIRST_LOOK_SECONDS
         if endpoint.state is State.TRIAL:
@@ -153,6 +159,11 @@ class Endpoints:
             self._start_clock()
         self._wake(len(self._waiting))
 
+    def busy(self, endpoint: Endpoint, seconds: float) -> bool:
+        """Say that an address has too many requests for so long; return whether there is another one meanwhile."""
+        endpoint.busy_until = time.monotonic() + seconds
+        return any(self._takes_more(other) for other in self.all)
+
     async def is_well(self, endpoint: Endpoint) -> bool:
         """Look at an address, and leave it out if it is not well."""
         trouble, wrong = await self._found(endpoint)
@@ -170,13 +181,21 @@ class Endpoints:
     def _free(self, failed_at: Collection[Endpoint]) -> Endpoint | None:
         # An address on trial is not tried by those that have failed there, as long as they can go elsewhere.
         spared = any(endpoint.state is State.WELL and endpoint not in failed_at for endpoint in self.all)
+        some_take_more = any(map(self._takes_more, self.all))
         usable = [
             endpoint
             for endpoint in self.all
             if endpoint.in_flight < endpoint.room
             and not (spared and endpoint.state is State.TRIAL and endpoint in failed_at)
+            and not (some_take_more and self._is_busy(endpoint))
         ]
         return min(usable, key=lambda endpoint: (endpoint in failed_at, endpoint.in_flight), default=None)
+
+    def _takes_more(self, endpoint: Endpoint) -> bool:
+        return endpoint.state is State.WELL and not self._is_busy(endpoint)
+
+    def _is_busy(self, endpoint: Endpoint) -> bool:
+        return time.monotonic() < endpoint.busy_until
 
     def _are_all_out(self) -> bool:
         return all(endpoint.state is State.OUT for endpoint in self.all)

@@ -59,7 +59,7 @@ class ServerEngine:
     Raises:
         ConfigError: the settings name weights that do not exist, or no server has the model, or takes the key.
         EngineAwayError: no server has answered for `unavailable_seconds`.
-        EngineError: the server has nothing but errors for every request.
+        EngineFaultError: the server has nothing but errors for every request.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
@@ -99,7 +99,8 @@ class ServerEngine:
         prices = self.settings.price_list()
         if self._twin is None:
             return EngineInfo("chat", self.settings.model, "", self._host, prices=prices)
-        return replace(self._twin.info, engine="server", device=self._host, prices=prices)
+        most = self.settings.most_scored
+        return replace(self._twin.info, engine="server", device=self._host, prices=prices, most_scored=most)
 
     @property
     def _host(self) -> str:

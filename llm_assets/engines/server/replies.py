@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 from llm_assets.secrets import masked
 
+WRONG_STATUSES = (401, 402, 403, 404, 405, 407)
+"""Of the client's faults those that have nothing to do with a row; 402 is an account without credit."""
+
 SHOWN = 1000
 """Characters of a server's message that are shown."""
 
@@ -64,7 +67,7 @@ def read_reply(status: int, headers: Mapping[str, str], text: str) -> Reply:
         return Reply(kind, status, message=message, wait=_seconds(asked))
     if status >= 500 or status == 408:
         return Reply(Kind.FAULTY, status, message=message)
-    kind = Kind.WRONG if status < 400 or status in (401, 403, 404, 405) else Kind.REFUSED
+    kind = Kind.WRONG if status < 400 or status in WRONG_STATUSES else Kind.REFUSED
     return Reply(kind, status, message=message)
 
 

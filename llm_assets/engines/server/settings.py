@@ -63,6 +63,11 @@ class ServerSettings(BaseModel):
     )
     currency: str = Field(default="USD", description="Currency of the prices.")
 
+    @property
+    def most_scored(self) -> int:
+        """Tokens that one call to a vLLM server scores: the generated one counts as well."""
+        return self.max_logprobs - 1
+
     @field_validator("urls", mode="before", json_schema_input_type=str | list[str])
     @classmethod
     def _one_url_is_a_list(cls, urls: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from llm_assets.engines.server.endpoints import Endpoint, Endpoints
 from llm_assets.engines.server.replies import Kind, Reply, read_json, read_reply
 from llm_assets.engines.server.settings import ServerSettings
-from llm_assets.errors import ConfigError, EngineAwayError, EngineError, ModelError
+from llm_assets.errors import ConfigError, EngineAwayError, EngineFaultError, ModelError
 
 BACKOFF_SECONDS, MOST_BACKOFF_SECONDS = 0.25, 30.0
 """The first pause before another try, at most, and the last one; in between it doubles."""
@@ -81,7 +81,7 @@ class Transport:
         Raises:
             ConfigError: no address is the server that is wanted: the key, the model or the path is another one.
             EngineAwayError: no address has answered for `unavailable_seconds`.
-            EngineError: the server has nothing but errors for every request.
+            EngineFaultError: the server has nothing but errors for every request.
         """
         most = self._settings.max_attempts
         errors, breaks, pauses = 0, 0, 0
@@ -99,12 +99,12 @@ class Transport:
                     self._endpoints.answered(endpoint)
                     self._busy_since = None
                     return Answer(reply.body, refused=reply.message)
-                case Kind.WRONG:
+                case Kind.WRONG if reply.status != 403 or not endpoint.has_answered:
                     wrong = self._wrong(endpoint, path, reply)
                     self._endpoints.leave_out(endpoint, str(wrong), wrong)
                 case Kind.BUSY:
                     pauses += 1
-                    await self._rest(reply, pauses)
+                    await self._rest(endpoint, reply, pauses)
                 case Kind.AWAY:
                     self._endpoints.leave_out(endpoint, reply.trouble, wait=reply.wait)
                     # It may be this request that breaks a server, but not if the server has just not come back.
@@ -113,14 +113,17 @@ class Transport:
                         breaks, seen = breaks + 1, signs
                         if breaks >= most and self._is_overdue(began):
                             return Answer(failed=f"The server broke {breaks} times, the last one with: {reply.trouble}")
-                case Kind.FAULTY:
-                    self._endpoints.failed(endpoint, reply.trouble)
+                case Kind.FAULTY | Kind.WRONG:  # a host says 403 of a text that it does not want, too
+                    if reply.kind is Kind.FAULTY:
+                        self._endpoints.failed(endpoint, reply.trouble)
                     errors += 1
                     if errors >= most:
                         if not await self._endpoints.is_well(endpoint):
                             errors = 0  # it was not this request
+                        elif self._endpoints.answers == answers and reply.kind is Kind.WRONG:
+                            raise self._wrong(endpoint, path, reply)
                         elif self._endpoints.answers == answers:
-                            raise EngineError(f"The server at {endpoint.url} answers no request: {reply.trouble}")
+                            raise EngineFaultError(f"The server at {endpoint.url} answers no request: {reply.trouble}")
                         else:
                             failed = f"The server failed {errors} times, the last one with: {reply.trouble}"
                             return Answer(failed=failed)
@@ -147,8 +150,12 @@ class Transport:
                 return Reply(Kind.FAULTY, message=f"no answer within {seconds}")
             return Reply(Kind.AWAY, message=f"{type(error).__name__}: {error}")
 
-    async def _rest(self, reply: Reply, pauses: int) -> None:
-        """Wait as long as a server wants that has too many requests; raise an error if that is all that any says."""
+    async def _rest(self, endpoint: Endpoint, reply: Reply, pauses: int) -> None:
+        """Wait as long as a server wants that has too many requests, or not at all if there is another.
+
+        Raises:
+            EngineAwayError: that is all that any has said for `unavailable_seconds`.
+        """
         patience = self._settings.unavailable_seconds
         self._busy_since = self._busy_since or time.monotonic()
         left = self._busy_since + patience - time.monotonic()
@@ -157,7 +164,9 @@ class Transport:
                 f"For {patience:g} seconds (unavailable_seconds) the server has only said: {reply.trouble}. "
                 "Lower max_in_flight, or raise the account's limits."
             )
-        await asyncio.sleep(min(_backoff(pauses) if reply.wait is None else reply.wait + _backoff(0), left))
+        seconds = min(_backoff(pauses) if reply.wait is None else reply.wait + _backoff(0), left)
+        if not self._endpoints.busy(endpoint, seconds):
+            await asyncio.sleep(seconds)
 
     async def _get(self, endpoint: Endpoint, path: str) -> tuple[int, Any]:
         """Return the status of an address for a path, and what it says there."""
@@ -179,7 +188,8 @@ class Transport:
             status, body = await self._get(endpoint, path)
         except (*self._broken, ValueError) as error:
             return f"{type(error).__name__}: {error}"
-        if status in (401, 403):
+        # A key of a host may have the right to ask a model, and not to list the models.
+        if status == 401 or (status == 403 and is_vllm):
             raise self._wrong_key(endpoint, status)
         if status in (408, 429) or status >= 500:
             return f"{path} answers with {status}"
@@ -199,7 +209,9 @@ class Transport:
 
     def _wrong(self, endpoint: Endpoint, path: str, reply: Reply) -> ConfigError:
         if reply.status in (401, 403):
-            return self._wrong_key(endpoint, reply.status)
+            return self._wrong_key(endpoint, reply.status, reply.message)
+        if reply.status == 402:
+            return ConfigError(f"{endpoint.url} answers with 402: {reply.message}. The account has no credit left.")
         route = (
             " Is it vLLM 0.25 or later? Later versions have this route only when they are started with "
             "--enable-scale-out."
@@ -211,12 +223,13 @@ class Transport:
             f"{reply.message}.{route}"
         )
 
-    def _wrong_key(self, endpoint: Endpoint, status: int) -> ConfigError:
+    def _wrong_key(self, endpoint: Endpoint, status: int, message: str = "") -> ConfigError:
         name = self._settings.key_variable
         has = "has another one" if self._settings.key() else "is not set"
         return ConfigError(
             f"{endpoint.url} answers with {status}: it wants a key. It is read from the environment variable {name}, "
             f"which {has}. Set it where runs are executed; api_key_env names another variable."
+            + (f" The server says: {message}" if message else "")
         )
 
 

@@ -39,8 +39,7 @@ class VllmWire:
 
     def __init__(self, settings: ServerSettings, tokenizer: Tokenizer) -> None:
         self._model = json.dumps(settings.model)
-        # One place is for the token that is generated, which the server counts as well.
-        self._scored = settings.max_logprobs - 1
+        self._scored = settings.most_scored
         self._most_logprobs = settings.max_logprobs
         self._tokenizer = tokenizer
         self._parameters = SamplingCache(self._written)
