@@ -48,8 +48,8 @@ def test_a_night_is_whole_rounds_of_whole_partitions() -> None:
     each = found.hours / found.rounds
     fewer, rounds = found.gpus - 1, math.ceil(1000 / (found.gpus - 1))
     assert found.hours <= 8 < rounds * each
-    said = f"{fewer} GPUs in place of {found.gpus}, a billion rows are {rounds} rounds and take {rounds * each:.1f} hours"
-    assert said in " ".join(PAGE.read_text(encoding="utf-8").split())
+    hours = f"{rounds} rounds and take {rounds * each:.1f} hours"
+    assert f"{fewer} GPUs in place of {found.gpus}, a billion rows are {hours}" in " ".join(PAGE.read_text(encoding="utf-8").split())
     assert each == pytest.approx(gpu_hours(10**6) / (1 - found.loading))
 
 
