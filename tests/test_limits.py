@@ -175,9 +175,12 @@ def test_failures_and_answers_of_rows_that_were_left_still_stand(shop: Shop) -> 
 
 
 def test_a_cut_off_answer_whose_second_try_does_not_fit_is_left(shop: Shop) -> None:
-    shop.add(["cut", "fine"])
-    counts = only(shop.run(FACTS, engine=FaultyEngine(cut_off={"cut"}), max_rows=2))
-    assert (outcomes(counts), counts.rows_left) == ((1, 0, 0, 0), 1)
+    short = changed(FACTS, sampling={"max_tokens": 20})
+    shop.add(["one"])
+    prompt = only(shop.run(short)).prompt_tokens
+    shop.add(["cut"], first_id=2)
+    counts = only(shop.run(short, engine=FaultyEngine(cut_off={"cut"}), max_tokens=2 * prompt + 60))
+    assert (outcomes(counts), counts.rows_left) == ((0, 0, 1, 0), 1)
     assert shop.column("SELECT COUNT(*) FROM llm_failures") == [0]
 
 
@@ -197,6 +200,16 @@ class CutOffEngine(SlowEngine):
         self._asked.add(text)
         cut = tuple(replace(candidate, finish_reason="length") for candidate in completion.candidates)
         return replace(completion, candidates=cut)
+
+
+@pytest.mark.parametrize("limits", [{"max_rows": 3}, {"max_tokens": 1500}])
+def test_rows_that_need_a_second_try_do_not_keep_runs_from_getting_on(shop: Shop, limits: dict[str, int]) -> None:
+    short = changed(FACTS, sampling={"max_tokens": 20})
+    shop.add([f"row {number}" for number in range(9)])
+    answered = 0
+    for _ in range(9):
+        answered += only(shop.run(short, engine=CutOffEngine(1), **limits)).rows_answered
+    assert answered == 9
 
 
 def test_second_tries_that_the_time_is_too_short_for_are_left(shop: Shop) -> None:
@@ -241,6 +254,23 @@ def test_only_failed_asks_failed_rows_whatever_their_attempts(shop: Shop, kinds:
     assert outcomes(only(shop.run(NOTE)))[0] == 1
 
 
+@pytest.mark.parametrize("changed_task", [False, True])
+def test_a_failed_row_that_only_failed_passes_over_is_asked_later_if_it_has_changed(
+    shop: Shop, changed_task: bool
+) -> None:
+    shop.add(["bad", "other"])
+    shop.run(NOTE, engine=FaultyEngine(errors={"bad": FailureKind.INVALID_JSON}))
+    task = changed(NOTE, instruction="Say more.") if changed_task else NOTE
+    if not changed_task:
+        shop.execute("UPDATE reviews SET text = 'good' WHERE id = 1")
+    shop.run(task, only_failed=True, failure_kinds=("engine_error",))
+    assert shop.column("SELECT kind FROM llm_failures") == ["invalid_json"]
+    engine = RecordingEngine()
+    shop.run(task, engine=engine)
+    assert sorted(engine.texts) == (["bad", "other"] if changed_task else ["good"])
+    assert shop.column("SELECT COUNT(*) FROM llm_failures") == [0]
+
+
 def test_failure_kinds_are_checked() -> None:
     with pytest.raises(ValidationError, match=r"There is no failure kind 'truncate'\. Did you mean 'truncated'"):
         PipelineSettings(only_failed=True, failure_kinds=("truncate",))
@@ -257,6 +287,19 @@ def test_answers_of_rows_that_are_gone_can_be_kept(shop: Shop) -> None:
     assert only(shop.run(keep_removed=True)).rows_removed == 0
     assert shop.column("SELECT id FROM reviews_sentiment ORDER BY id") == [1, 2]
     assert only(shop.run()).rows_removed == 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5])
+def test_an_answer_that_cannot_be_stored_counts_as_failed_alone(sqlite_url: str, temperature: float) -> None:
+    times = {"type": "object", "properties": {"when": {"type": "string", "format": "date-time"}}}
+    task = Extract(name="facts", schema=times, sampling={"temperature": temperature})
+    shop = Shop(sqlite_url)
+    shop.add(["early", "late"])
+    early, late = '{"when":"0001-01-01T00:00:00+05:00"}', '{"when":"2020-01-01T00:00:00Z"}'
+    counts = only(shop.run(task, engine=FaultyEngine(answers={"early": early, "late": late})))
+    assert outcomes(counts) == (1, 0, 0, 1)
+    assert shop.column("SELECT kind FROM llm_failures") == ["unstorable"]
+    shop.database.close()
 
 
 def test_an_answer_that_the_database_cannot_hold_fails_alone(postgres_url: str) -> None:

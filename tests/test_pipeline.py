@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from llm_assets.engines import DummyEngine
 from llm_assets.errors import ConfigError
 from llm_assets.pipeline import Progress
 from llm_assets.records import Completion, EngineInfo, FailureKind, Partition, Request
-from llm_assets.tables import Source
+from llm_assets.tables import Batch, Source, Store
 from llm_assets.tables.source_table import CHUNK_ROWS
 from llm_assets.tasks import Extract, Summarize, Task
 from tests.tables.shop import (
@@ -193,6 +194,19 @@ def test_equal_texts_are_asked_once_in_a_run(shop: Shop, in_flight: int) -> None
     assert outcomes(counts) == (3, total - 3, 0, 0)
     assert shop.column("SELECT COUNT(DISTINCT confidence) FROM reviews_sentiment") == [3]
     assert shop.column("SELECT COUNT(*) FROM reviews_sentiment") == [total]
+
+
+def test_a_text_of_many_rows_is_written_in_pieces(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, write = [], Store.write
+
+    def noted(store: Store, batch: Batch, *more: Any) -> None:
+        sizes.append(len(batch))
+        write(store, batch, *more)
+
+    monkeypatch.setattr(Store, "write", noted)
+    shop.add(["same"] * 500)
+    assert outcomes(only(shop.run(engine=SlowEngine(in_flight=1000), commit_rows=50))) == (1, 499, 0, 0)
+    assert max(sizes) <= 50
 
 
 @pytest.mark.parametrize("in_flight", [1, 10_000])

@@ -49,7 +49,8 @@ def test_a_night_is_whole_rounds_of_whole_partitions() -> None:
     fewer, rounds = found.gpus - 1, math.ceil(1000 / (found.gpus - 1))
     assert found.hours <= 8 < rounds * each
     hours = f"{rounds} rounds and take {rounds * each:.1f} hours"
-    assert f"{fewer} GPUs in place of {found.gpus}, a billion rows are {hours}" in " ".join(PAGE.read_text(encoding="utf-8").split())
+    page = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert f"{fewer} GPUs in place of {found.gpus}, a billion rows are {hours}" in page
     assert each == pytest.approx(gpu_hours(10**6) / (1 - found.loading))
 
 

@@ -52,8 +52,7 @@ class Comparison:
                 failure = Failure(FailureKind.EMPTY_TEXT, _empty_message(task))
                 self._outcomes.fail(task, OpenRow(part, key, 0), digest, failure)
             elif failure and not self._is_asked_again(failure, name):
-                # Not tried now, so not one attempt more.
-                self._outcomes.fail(task, OpenRow(part, key, failure.attempts - 1), digest, failure.failure)
+                self._outcomes.keep_failure(task, part, key, failure)
             elif digest in reusable:
                 self._outcomes.answer(task, row, digest, reusable[digest], reused=True)
             else:

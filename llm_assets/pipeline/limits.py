@@ -45,20 +45,23 @@ class Limits:
         self.reached: str | None = None
         """The limit that was reached, as it was set; None as long as there is none."""
 
-    def admit(self, requests: list[Request]) -> bool:
-        """Count the requests of one question and return True, or return False if a limit stands against it."""
+    def admit(self, requests: list[Request], is_second_try: bool = False) -> bool:
+        """Count the requests of one question and return True, or return False if a limit stands against it.
+
+        A second try asks about a row that is counted already.
+        """
         if self.time_is_short():
             return False
         most = [self._most(request) for request in requests]
         tokens, cost = sum(asked.most_tokens for asked in most), sum(asked.most_cost for asked in most)
-        if self._max_rows is not None and self._rows >= self._max_rows:
+        if self._max_rows is not None and self._rows >= self._max_rows and not is_second_try:
             self.reached = f"max_rows={self._max_rows}"
         elif self._max_tokens is not None and self._tokens + tokens > self._max_tokens:
             self.reached = f"max_tokens={self._max_tokens}"
         elif self._max_cost is not None and self._cost + cost > self._max_cost:
             self.reached = f"max_cost={self._max_cost:.15g}"
         else:
-            self._rows += 1
+            self._rows += not is_second_try
             self._tokens += tokens
             self._cost += cost
             self._asked |= {request.id: asked for request, asked in zip(requests, most, strict=True)}

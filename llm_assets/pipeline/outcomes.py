@@ -18,7 +18,7 @@ from llm_assets.pipeline.accounting import (
 from llm_assets.pipeline.failed import failing_alone
 from llm_assets.pipeline.questions import OpenRow, Slice
 from llm_assets.records import Answer, Failure, FailureKind, Key, Usage
-from llm_assets.tables import AnswerToWrite, Batch, FailureToWrite, UnstorableError, run_locks
+from llm_assets.tables import AnswerToWrite, Batch, FailedRow, FailureToWrite, UnstorableError, run_locks
 from llm_assets.tasks import Task
 
 if TYPE_CHECKING:
@@ -57,16 +57,21 @@ class Outcomes:
         fingerprint = self.pipeline.fingerprints[task.name]
         to_ledger = task.reusable and not reused
         self._batch.answers.append(
-            AnswerToWrite(task.name, row.key, row.slice.partition.key, fingerprint, digest, answer, to_ledger)
+            AnswerToWrite(task.name, row.key, row.slice.partition.key, fingerprint, digest, answer, to_ledger, reused)
         )
 
     def fail(self, task: Task, row: OpenRow, digest: str, failure: Failure) -> None:
         """Take the failure of a row, one attempt more than it had behind it."""
-        row.slice.counts[task.name].rows_failed += 1
-        row.slice.failures[str(failure.kind)] += 1
-        fingerprint = self.pipeline.fingerprints[task.name]
+        known = FailedRow(self.pipeline.fingerprints[task.name], digest, row.attempts + 1, failure)
+        self.keep_failure(task, row.slice, row.key, known)
+
+    def keep_failure(self, task: Task, part: Slice, key: Key, known: FailedRow) -> None:
+        """Count a failure, and let it stand as it is: it may be that of another text or an earlier task."""
+        part.counts[task.name].rows_failed += 1
+        part.failures[str(known.failure.kind)] += 1
+        fingerprint, digest, attempts, failure = known.fingerprint, known.content_hash, known.attempts, known.failure
         self._batch.failures.append(
-            FailureToWrite(task.name, row.key, row.slice.partition.key, fingerprint, digest, failure, row.attempts + 1)
+            FailureToWrite(task.name, key, part.partition.key, fingerprint, digest, failure, attempts)
         )
 
     def skip(self, task: Task, part: Slice, key: Key, partition_key: str) -> None:
@@ -171,10 +176,10 @@ class Outcomes:
             self._batch.answers.remove(item)
             part = slices[item.partition_key]
             counts = part.counts[item.task]
-            if item.to_ledger:
-                counts.rows_answered -= 1
-            else:
+            if item.reused:
                 counts.rows_reused -= 1
+            else:
+                counts.rows_answered -= 1
             failure = Failure(FailureKind.UNSTORABLE, f"The database cannot hold the answer: {reason}.")
             self.fail(tasks[item.task], OpenRow(part, item.key, 0), item.content_hash, failure)
 

@@ -266,6 +266,8 @@ class Run:
                 question = self._waiting.popleft()
                 requests = self._requests_of(question, plans[question.task.name], token_ids[question.text])
             yield from requests
+            if self.settings.max_tokens is not None or self.settings.max_cost is not None:
+                yield from self._ask_again()  # before more rows are begun, which would use up what is left
 
     def _requests_of(self, question: Question, plan: Plan, text_token_ids: list[int]) -> list[Request]:
         task, name = question.task, question.name
@@ -315,7 +317,7 @@ class Run:
             Request(self._next_id + index, prompt, ask)
             for index, (prompt, ask) in enumerate(plan.requests(text_token_ids, room))
         ]
-        if not self.limits.admit(requests):
+        if not self.limits.admit(requests, question.is_second_try):
             self._leave(question)
             return []
         self._next_id += len(requests)
@@ -349,11 +351,13 @@ class Run:
         if isinstance(answer, Failure):
             for row in question.rows:
                 self.outcomes.fail(task, row, question.hash, answer)
+                self.outcomes.commit_if_due()  # a text can stand in very many rows
         else:
             if task.reusable:
                 self._recent[question.name] = answer
             for number, row in enumerate(question.rows):
                 self.outcomes.answer(task, row, question.hash, answer, reused=number > 0)
+                self.outcomes.commit_if_due()
         self._close(question.rows)
         self.outcomes.commit_if_due()
 

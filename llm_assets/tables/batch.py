@@ -25,7 +25,10 @@ class FailedRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AnswerToWrite:
-    """An answer on its way into the tables. `to_ledger` is whether it may serve for other rows."""
+    """An answer on its way into the tables.
+
+    `to_ledger` is whether it may serve for other rows, `reused` whether it was asked for another one.
+    """
 
     task: str
     key: Key
@@ -34,6 +37,7 @@ class AnswerToWrite:
     content_hash: str
     answer: Answer
     to_ledger: bool
+    reused: bool
 
 
 @dataclass(frozen=True, slots=True)

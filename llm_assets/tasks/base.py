@@ -284,11 +284,19 @@ class GenerationPlan(Plan):
                 {
                     "token": self.tokenizer.decode([token_id]),
                     "logprob": logprob,
-                    "top": {self.tokenizer.decode([other]): value for other, value in top.items()},
+                    "top": self._likeliest(top),
                 }
                 for token_id, logprob, top in zip(best.token_ids, best.logprobs, best.top_logprobs, strict=True)
             ]
         return {**columns, "confidence": confidence(best)}, best.finish_reason
+
+    def _likeliest(self, top: Mapping[int, float]) -> dict[str, float]:
+        """Return log-probabilities by text, the best of those that share one, as parts of characters do."""
+        found: dict[str, float] = {}
+        for token_id, value in top.items():
+            text = self.tokenizer.decode([token_id])
+            found[text] = max(value, found.get(text, value))
+        return found
 
     @abstractmethod
     def parse(self, candidate: Candidate) -> dict[str, object] | Failure:

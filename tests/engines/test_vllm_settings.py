@@ -170,6 +170,10 @@ def identity(**arguments):
         {"tokenizer": "other/tokenizer"},
         {"chat_template": "{{ messages }}"},
         {"load_format": "dummy"},
+        {"hf_overrides": {"rope_theta": 1e6}},
+        {"logits_processors": ["shop.tokens:NoSwearing"]},
+        {"tokenizer_revision": "abc"},
+        {"engine_args": {"code_revision": "abc"}},
     ],
     ids=str,
 )

@@ -93,7 +93,7 @@ class Answers:
         batch = Batch()
         for index, columns in enumerate(answers):
             answer = Answer(columns, 10 + index, index, "stop")
-            batch.answers.append(AnswerToWrite("facts", (index,), "all", "fp", f"hash {index}", answer, False))
+            batch.answers.append(AnswerToWrite("facts", (index,), "all", "fp", f"hash {index}", answer, False, False))
         self.store.write(batch, "model", "run-1")
 
 

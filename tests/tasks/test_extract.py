@@ -281,6 +281,16 @@ def test_log_probabilities_that_were_asked_for_are_stored_by_token():
     assert "".join(step["token"] for step in columns["logprobs"]) == text
 
 
+def test_of_tokens_with_the_same_text_the_likeliest_is_stored():
+    task = Extract(name="facts", schema=obj(a={"type": "integer"}), sampling={"logprobs": 3})
+    text = '{"a":1}'
+    # No byte of a character in several is one by itself.
+    top = {ord("{"): -0.5, 0xF0: -2.0, 0xE4: -6.0}
+    candidate = Candidate(text, tuple(text.encode()), "stop", (-0.5,) * 7, (top,) * 7)
+    columns = task.plan(ByteTokenizer(), 5000).answer([Completion(0, (candidate,))]).columns
+    assert columns["logprobs"][0]["top"] == {"{": -0.5, "\ufffd": -2.0}
+
+
 @pytest.mark.parametrize("names", [("Price", "price"), ("",), (" ",)])
 def test_properties_that_cannot_be_columns_of_their_own_are_refused(names):
     properties = {name: {"type": "string"} for name in names}

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import importlib.util
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,16 @@ REFUSED = {
     "runner": "Only generation is supported.",
     "task": "Only generation is supported.",
 }
+
+ANSWERING_ARGS = (
+    "code_revision",
+    "hf_config_path",
+    "hf_overrides",
+    "logits_processors",
+    "tokenizer_mode",
+    "tokenizer_revision",
+)
+"""Arguments of vLLM that have no field here, and on which answers depend."""
 
 
 class VllmSettings(BaseModel):
@@ -106,6 +117,9 @@ class VllmSettings(BaseModel):
         for name in ("quantization", "kv_cache_dtype", "tokenizer", "chat_template", "load_format"):
             if getattr(self, name) != VllmSettings.model_fields[name].default:
                 parts.append(f"{name}={getattr(self, name)}")
+        for name in ANSWERING_ARGS:
+            if self.engine_args.get(name) is not None:
+                parts.append(f"{name}={json.dumps(self.engine_args[name], sort_keys=True, default=str)}")
         return "|".join(parts)
 
     @property
