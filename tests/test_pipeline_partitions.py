@@ -223,6 +223,21 @@ def test_a_partition_whose_key_is_not_unique_does_not_stop_the_others(shop: Shop
     assert wednesday.startswith("wednesday: Table 'loose': the key column 'id' is NULL in some rows")
 
 
+def test_two_partitions_with_one_key_do_not_overwrite_each_others_answers(shop: Shop) -> None:
+    shop.execute("CREATE TABLE loose (id INTEGER, day TEXT, text TEXT)")
+    rows = [(1, "monday"), (2, "monday"), (1, "tuesday"), (3, "tuesday")]
+    shop.insert("loose", [{"id": id, "day": name, "text": f"{name} {id}"} for id, name in rows])
+    source = Source(table="loose", key=("id",))
+    shop.run(NOTE, source=source, column="day", partition=day("monday"))
+    with pytest.raises(SourceError, match=r"not unique: id=1 stands in several rows of several partitions"):
+        shop.run(NOTE, source=source, column="day", partition=day("tuesday"))
+    assert shop.rows("SELECT id, partition_key FROM loose_note ORDER BY id") == [(1, "monday"), (2, "monday")]
+    # A row that only moves has its key for itself.
+    shop.execute("UPDATE loose SET id = 4 WHERE text = 'monday 1'", "UPDATE loose SET day = 'tuesday' WHERE id = 2")
+    counts = only(shop.run(NOTE, source=source, column="day", partition=day("tuesday")))
+    assert outcomes(counts) == (2, 0, 1, 0)
+
+
 def test_a_partition_that_cannot_be_read_to_its_end_keeps_what_was_answered(shop: Shop) -> None:
     read = "CASE text WHEN 'boom' THEN json(text) ELSE text END"
     if shop.database.dialect == "postgresql":

@@ -37,6 +37,9 @@ class Comparison:
         keys = [row.key for row in rows]
         answered = self._store.answered(task.name, keys)
         failed = self._store.failed(task.name, keys)
+        # Rows that have come from another partition, or two that have one key and would overwrite each other's answer.
+        moved = [key for key in keys if key in answered and answered[key].partition_key != part.partition.key]
+        self._pipeline.source.check_unique(moved)
         # A refresh takes from the ledger only what it has itself written.
         since = self._started_at if self._settings.full_refresh else None
         reusable = self._store.reusable(task.name, fingerprint, set(hashes), since) if task.reusable else {}

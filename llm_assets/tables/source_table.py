@@ -120,6 +120,18 @@ class SourceTable:
         with self.database.engine.connect() as connection:
             return {tuple(row) for row in connection.execute(query)}
 
+    @retried
+    def check_unique(self, keys: Sequence[Key]) -> None:
+        """Raise a SourceError if one of some keys stands in several rows, of whatever partitions."""
+        if self._key_is_unique or not keys:
+            return
+        columns = [self._table.c[name] for name in self.key_columns]
+        query = sa.select(*columns).where(*self.conditions(Partition()), matches(columns, keys))
+        with self.database.engine.connect() as connection:
+            found = connection.execute(query.group_by(*columns).having(sa.func.count() > 1).limit(1)).first()
+        if found is not None:
+            raise self._not_unique(found, "of several partitions")
+
     def rows(self, keys: Sequence[Key], partition: Partition | None = None) -> dict[Key, Row]:
         """Return those of some rows that a partition has, or the whole source, by key and in the order of the keys."""
         columns = [self._table.c[name] for name in self.key_columns]
@@ -217,11 +229,14 @@ class SourceTable:
             twice = sa.select(*keys).where(*conditions).group_by(*keys).having(sa.func.count() > 1).limit(1)
             found = connection.execute(twice).first()
         if found is not None:
-            value = ", ".join(f"{name}={value!r}" for name, value in zip(self.key_columns, found, strict=True))
-            raise SourceError(
-                f"{self.source.title}: the key ({', '.join(self.key_columns)}) is not unique: {value} stands in "
-                f"several rows of partition {partition.key!r}. Choose columns that name one row each."
-            )
+            raise self._not_unique(found, f"of partition {partition.key!r}")
+
+    def _not_unique(self, key: Sequence[object], where: str) -> SourceError:
+        value = ", ".join(f"{name}={value!r}" for name, value in zip(self.key_columns, key, strict=True))
+        return SourceError(
+            f"{self.source.title}: the key ({', '.join(self.key_columns)}) is not unique: {value} stands in several "
+            f"rows {where}. Choose columns that name one row each."
+        )
 
     def _check(self, columns: set[str], partition_columns: Collection[str]) -> tuple[str, ...]:
         """Compare the settings with the table; return the key columns."""
