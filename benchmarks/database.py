@@ -53,7 +53,7 @@ def answer(number: int) -> AnswerToWrite:
     scores = {"positive": 0.9341, "negative": 0.0659}
     columns = {"label": "positive", "confidence": 0.9341, "margin": 0.8682, "scores": scores}
     given = Answer(columns, 300, 1, "stop")
-    return AnswerToWrite("sentiment", (number,), "2026-11-03", FINGERPRINT, digest(number), given, True)
+    return AnswerToWrite("sentiment", (number,), "2026-11-03", FINGERPRINT, digest(number), given, True, False)
 
 
 def write(url: str, first: int, rows: int, commit_rows: int) -> None:

@@ -46,6 +46,19 @@ class Within:
     start: datetime
     end: datetime
 
+    @property
+    def instants(self) -> tuple[float, float]:
+        """Start and end, to be compared: two times of one zone are compared by its clock, which may be turned back."""
+        return self.start.timestamp(), self.end.timestamp()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Within):
+            return NotImplemented
+        return (self.column, self.instants) == (other.column, other.instants)
+
+    def __hash__(self) -> int:
+        return hash((self.column, self.instants))
+
 
 @dataclass(frozen=True, slots=True)
 class OneOf:

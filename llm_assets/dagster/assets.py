@@ -95,6 +95,11 @@ def build_llm_assets(
     )
     _check_keys(table)
     definition = table.partitions_definition
+    if definition is None and max_partitions_per_run is not None:
+        raise ConfigError(
+            f"max_partitions_per_run={max_partitions_per_run} has no effect on a table without partitions. Give it "
+            "partitions, or leave it out."
+        )
     specs = [
         dg.AssetSpec(
             table.task_asset(task),
@@ -151,10 +156,18 @@ def build_failed_rows_job(
         kinds: Kinds of failures to ask again; none given is all.
         name: The job's name; `ask_failed_<name of the table>` if not given.
         executor_def: How the job's steps are run.
+
+    Raises:
+        ConfigError: there is no such kind, or the table's settings ask about all rows.
     """
     answers, table = assets_of(assets)
     config = RunConfig(only_failed=True, failure_kinds=list(kinds))
-    config.applied_to(PipelineSettings())
+    if table.settings.full_refresh:
+        raise ConfigError(
+            "settings.full_refresh asks about every row again in each run, and the job that asks only failed rows "
+            "cannot do that. Leave it out of the settings; a single run can have full_refresh in its config."
+        )
+    config.applied_to(table.settings)
     what = f"the rows of {table.name} that failed" + (f" with {', '.join(kinds)}" if kinds else "")
     return dg.define_asset_job(
         name or f"ask_failed_{table.name}",

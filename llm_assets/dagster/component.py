@@ -202,7 +202,7 @@ class LLMTable(dg.Component, dg.Model, dg.Resolvable):
         """Whether another table in the project's files, one that comes before, declares the asset of the same source.
 
         Raises:
-            ConfigError: another table has the same name, or an asset of the same key.
+            ConfigError: another table has the same name, an asset of the same key, or the same set of partitions.
         """
         if context.path == context.defs_module_path:
             return False  # made in Python, it stands in no folder of the project
@@ -257,6 +257,7 @@ class LLMTable(dg.Component, dg.Model, dg.Resolvable):
             raise ConfigError(f"These attributes are no {cls.__name__}:\n{problems}") from None
         with told_at(context, values):
             assets = table._assets()
+            build_failed_rows_job(assets)
         for name, sensor in table.sensors.given().items():
             with told_at(context, values, "sensors", name):
                 sensor.build(assets)

@@ -138,7 +138,18 @@ class TimePartitions(_OfOneColumn):
                 f"{self.cron_schedule!r} is no cron expression for partitions. Write minute, hour, day, month and day "
                 "of the week, such as '0 6 * * *' for days that begin at six."
             ) from None
+        self._check_holds_a_partition()
         return self
+
+    def _check_holds_a_partition(self) -> None:
+        """Raise a ConfigError if no whole partition lies between start and end."""
+        definition = self._definition
+        first = definition.get_next_partition_window(definition.start, respect_bounds=False)
+        if definition.end is not None and first is not None and first.end.timestamp() > definition.end.timestamp():
+            raise ConfigError(
+                f"Between start {self.start!r} and end {self.end!r} lies no whole partition. The first one lasts from "
+                f"{first.start:%Y-%m-%dT%H:%M} to {first.end:%Y-%m-%dT%H:%M}: set end to that, or later."
+            )
 
     @cached_property
     def _definition(self) -> dg.TimeWindowPartitionsDefinition:
@@ -167,15 +178,25 @@ class TimePartitions(_OfOneColumn):
         return self._definition
 
     def partition(self, key: str) -> Partition:
-        definition = self._definition
-        if not definition.has_partition_key(key):
+        definition, window = self._definition, self._window(key)
+        if window is None:
             first, last = definition.get_first_partition_key(), definition.get_last_partition_key()
             if first is None:
                 raise ConfigError(f"{key!r} is no partition: there is none yet, they begin at {self.start}.")
             kind = self.cadence if self.cron_schedule is None else f"{self.cron_schedule!r}"
             raise ConfigError(f"{key!r} is no {kind} partition. They run from {first} to {last}; write one as {first}.")
-        window = definition.time_window_for_partition_key(key)
         return Partition(key, (Within(self.column, window.start, window.end),))
+
+    def _window(self, key: str) -> dg.TimeWindow | None:
+        """Return the time that a key means; None if it is no partition's."""
+        definition = self._definition
+        if definition.has_partition_key(key):
+            return definition.time_window_for_partition_key(key)
+        if key not in definition.get_partition_keys():
+            return None
+        # Dagster reads a time that comes twice as the first one, also where the schedule has only the second.
+        start = datetime.strptime(key, definition.fmt).replace(tzinfo=ZoneInfo(self.timezone), fold=1)
+        return definition.get_next_partition_window(start, respect_bounds=False)
 
     def examples(self) -> list[Partition]:
         first = self._definition.get_first_partition_key()

@@ -179,6 +179,8 @@ def build_unanswered_sensor(
         if not by_time:
             raise ConfigError("max_age needs the time of a row: set time_column to the name of its column.")
         time_column = next(iter(by_time))
+    if max_age is None and time_column is not None:
+        raise ConfigError(f"time_column={time_column!r} has no effect without max_age. Set max_age, or leave it out.")
     keys = sorted(answers.keys)
 
     @dg.sensor(
@@ -193,7 +195,7 @@ def build_unanswered_sensor(
         old_before = None
         if max_age is not None and time_column is not None:
             zone = ZoneInfo(by_time.get(time_column, timezone))
-            old_before = (time_column, datetime.now(zone) - max_age)
+            old_before = (time_column, (datetime.now(UTC) - max_age).astimezone(zone))
         definition = table.partitions_definition
         names: Sequence[str] = [WHOLE_TABLE]
         if definition is not None:

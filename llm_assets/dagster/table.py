@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any, TypeGuard, Union
 
 import dagster as dg
 
 from llm_assets.dagster.checks import Checks
-from llm_assets.dagster.partitions import MultiPartitions, Partitions, TimePartitions
+from llm_assets.dagster.partitions import DynamicPartitions, MultiPartitions, Partitions, TimePartitions
 from llm_assets.errors import ConfigError
 from llm_assets.pipeline import Pipeline, PipelineSettings, output_table_name
 from llm_assets.records import Partition
@@ -135,3 +135,24 @@ def check_together(table: TableDefinition, other: TableDefinition) -> None:
             f"Two tables are named {table.name!r}, the one that asks {first} and the one that asks {second}. Dagster "
             f"tells their steps and jobs apart by names: give one of them its own, name: {own}."
         )
+    _check_sets(table, other)
+
+
+def _check_sets(table: TableDefinition, other: TableDefinition) -> None:
+    """Raise a ConfigError if two tables have one set of dynamic partitions, and find other values for it."""
+    taken = {each.set_name(other.source.name): each.column for each in other.dimensions if _is_dynamic(each)}
+    for each in table.dimensions:
+        if not _is_dynamic(each) or (name := each.set_name(table.source.name)) not in taken:
+            continue
+        if (each.column, table.source.where) != (taken[name], other.source.where):
+            names = {table.name: f"{table.name}_{each.column}", other.name: f"{other.name}_{taken[name]}"}
+            owner, own = next(item for item in names.items() if item[1] != name)
+            raise ConfigError(
+                f"The tables {table.name!r} and {other.name!r} share the dynamic partitions {name!r}, but not the "
+                "column and `where` that their values come from, so that each would remove those of the other. Give "
+                f"the partitions of {owner!r} their own, name: {own}."
+            )
+
+
+def _is_dynamic(dimension: Partitions) -> TypeGuard[DynamicPartitions]:
+    return isinstance(dimension, DynamicPartitions)

@@ -225,7 +225,7 @@ class Unanswered:
         stretches: list[list[Within]] = []
         for window in windows:
             # None reaches over a partition that is not looked at, whose rows would take the place of others.
-            if stretches and stretches[-1][-1].end == window.start and len(stretches[-1]) < size:
+            if stretches and stretches[-1][-1].instants[1] == window.instants[0] and len(stretches[-1]) < size:
                 stretches[-1].append(window)
             else:
                 stretches.append([window])
@@ -277,32 +277,33 @@ def _limits(column: ColumnOf, choice: Sequence[Condition]) -> list[sa.ColumnElem
     windows = _windows(choice)
     if not windows:
         return []
-    return [sa.not_(column.before(windows[0].start)), column.before(max(each.end for each in windows))]
+    last = max(windows, key=lambda window: window.instants[1])
+    return [sa.not_(column.before(windows[0].start)), column.before(last.end)]
 
 
 def _place(column: ColumnOf, choice: Sequence[Condition]) -> sa.ColumnElement[Any]:
     """Which of some conditions on a column a row meets, by its number; NULL for none."""
     number = [sa.literal_column(str(index)) for index in range(len(choice))]
-    windows = [(each.start, each, index) for index, each in enumerate(choice) if isinstance(each, Within)]
+    windows = [(each, index) for index, each in enumerate(choice) if isinstance(each, Within)]
     if not windows:
         whens = [(column.condition(each), number[index]) for index, each in enumerate(choice)]
         return sa.case(*whens, else_=sa.null())
-    windows.sort(key=lambda window: window[0])
+    windows.sort(key=lambda window: window[0].instants)
 
     # Halved again and again, so that a row is compared with few of many windows.
     def among(first: int, last: int) -> sa.ColumnElement[Any]:
         middle = (first + last) // 2
-        start, window, index = windows[middle]
+        window, index = windows[middle]
         if first == middle:
             return sa.case((column.condition(window), number[index]), else_=sa.null())
-        return sa.case((column.before(start), among(first, middle)), else_=among(middle, last))
+        return sa.case((column.before(window.start), among(first, middle)), else_=among(middle, last))
 
     return among(0, len(windows))
 
 
 def _windows(conditions: Iterable[Condition]) -> list[Within]:
     """Return the windows among some conditions, each once and by their beginning."""
-    return sorted({each for each in conditions if isinstance(each, Within)}, key=lambda window: window.start)
+    return sorted({each for each in conditions if isinstance(each, Within)}, key=lambda window: window.instants)
 
 
 def _with_few_conditions(partitions: Sequence[Partition]) -> Iterator[list[Partition]]:

@@ -325,6 +325,11 @@ def test_a_backfill_in_runs_of_no_partition_is_refused() -> None:
         build_llm_assets(Source(table="reviews"), [SENTIMENT], DAYS, max_partitions_per_run=0)
 
 
+def test_a_backfill_of_a_table_without_partitions_is_refused() -> None:
+    with pytest.raises(ConfigError, match="max_partitions_per_run=5 has no effect on a table without partitions"):
+        build_llm_assets(Source(table="reviews"), [SENTIMENT], max_partitions_per_run=5)
+
+
 @pytest.mark.parametrize(("names", "message"), [(["mood", "mood"], "Two tasks are named 'mood'"), ([], "no task")])
 def test_tasks_that_cannot_be_are_refused_when_the_assets_are_made(names: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

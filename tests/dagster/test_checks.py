@@ -6,12 +6,20 @@ import dagster as dg
 import pytest
 from pydantic import ValidationError
 
-from llm_assets.dagster import Checks, StaticPartitions, build_llm_assets
+from llm_assets.dagster import (
+    Checks,
+    DynamicPartitions,
+    MultiPartitions,
+    StaticPartitions,
+    build_llm_assets,
+)
 from llm_assets.dagster.checks.settings import Check
+from llm_assets.dagster.partitions import Partitions
 from llm_assets.errors import ConfigError, SourceError
 from llm_assets.tables import Source
-from llm_assets.tasks import Generate, Summarize
+from llm_assets.tasks import Generate, Summarize, Task
 from tests.dagster.answers import (
+    DAYS,
     FACTS,
     FIRST,
     SENTIMENT,
@@ -58,9 +66,51 @@ def test_answers_without_a_confidence_are_not_checked_for_it(reviews: Reviews, i
     assert all(found.passed for found in result.get_asset_check_evaluations())
 
 
-def test_partitions_without_an_order_have_no_drift(reviews: Reviews) -> None:
-    countries = StaticPartitions(column="gold", values=("de", "fr"))
-    assert "drift" not in names(build_llm_assets(Source(table="reviews"), [SENTIMENT], countries))["reviews_sentiment"]
+COUNTRIES = StaticPartitions(column="gold", values=("de", "fr"))
+FOUND = DynamicPartitions(column="gold")
+
+
+@pytest.mark.parametrize(
+    ("partitions", "has_drift"),
+    [
+        (None, False),
+        (COUNTRIES, False),
+        (FOUND, False),
+        (MultiPartitions(dimensions={"a": FOUND, "b": DynamicPartitions(column="text")}), False),
+        (DAYS, True),
+        (MultiPartitions(dimensions={"day": DAYS, "country": FOUND}), True),
+    ],
+    ids=["whole", "static", "dynamic", "two dynamic", "daily", "daily and dynamic"],
+)
+def test_partitions_without_an_order_have_no_drift(partitions: Partitions | None, has_drift: bool) -> None:
+    found = names(build_llm_assets(Source(table="reviews"), [SENTIMENT], partitions))
+    assert ("drift" in found["reviews_sentiment"]) == has_drift
+
+
+@pytest.mark.parametrize(
+    ("task", "partitions", "checks", "needed"),
+    [
+        (SUMMARY.model_copy(update={"confidence": False}), DAYS, {"confidence": {}}, "a task with a confidence"),
+        (SUMMARY, DAYS, {"valid": {"blocking": True}}, "a Classify, an Extract, or a Generate with choice"),
+        (SENTIMENT, None, {"drift": {"max_distance": 0.1}}, "a task with labels, and partitions by time"),
+        (SENTIMENT, FOUND, {"drift": {}}, "a task with labels, and partitions by time"),
+        (SUMMARY, DAYS, {"drift": {}}, "a task with labels, and partitions by time"),
+        (SENTIMENT, DAYS, {"grounded": {"max_share": 0.1}}, "an Extract with strings or numbers"),
+        (FACTS, DAYS, {"grounded": {"skip": ["product", "tags"]}}, "an Extract with strings or numbers"),
+        (SENTIMENT, DAYS, {"summaries": {}}, "a Summarize"),
+        (SENTIMENT, DAYS, {"accuracy": {"min_accuracy": 0.9}}, "`gold`, which names the column"),
+    ],
+)
+def test_a_check_that_is_given_and_no_tasks_is_refused(
+    task: Task, partitions: Partitions | None, checks: dict[str, dict[str, Any]], needed: str
+) -> None:
+    def made(settings: dict[str, dict[str, Any]]) -> None:
+        build_llm_assets(Source(table="reviews"), [task], partitions, checks=Checks.model_validate(settings))
+
+    [name] = checks
+    with pytest.raises(ConfigError, match=f"^checks.{name} would check nothing: it needs {needed}"):
+        made(checks)
+    made({name: {**checks[name], "enabled": False}})
 
 
 def test_checks_run_after_each_materialization(reviews: Reviews, instance: dg.DagsterInstance) -> None:

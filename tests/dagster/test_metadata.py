@@ -2,12 +2,16 @@
 
 import json
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import dagster as dg
 import pytest
 
+from llm_assets.dagster import DummyEngineResource
 from llm_assets.dagster.shown import CELL_CHARACTERS, TABLE_BYTES, code_block, code_span, markdown, plain, records_table
+from llm_assets.engines import DummyEngine
+from llm_assets.records import Completion, Request
 from llm_assets.tasks import Classify, Extract, Generate, Summarize, Task
 from tests.dagster.answers import FIRST, Reviews
 
@@ -66,6 +70,33 @@ def test_the_row_count_is_that_of_the_output_table(reviews: Reviews, instance: d
         else:
             assert metadata["dagster/row_count"].value == stored
     assert stored == (9 if days else 10)
+
+
+class IdleEngine(DummyEngine):
+    """Says that it had nothing to compute for long."""
+
+    def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        self.idle_seconds += 5000
+        return super().run(requests)
+
+
+class IdleResource(DummyEngineResource):
+    """Makes engines that say so."""
+
+    def make_engine(self) -> IdleEngine:
+        return IdleEngine()
+
+
+def test_the_seconds_are_those_of_the_throughput_table(reviews: Reviews, instance: dg.DagsterInstance) -> None:
+    reviews.add(["good", "bad"])
+    assets = reviews.assets(SENTIMENT)
+    result = reviews.run(assets, {"engine": IdleResource()}, instance=instance, partition_key=FIRST)
+    [event] = result.get_asset_materialization_events()
+    metadata = event.step_materialization_data.materialization.metadata
+    [seconds] = reviews.column("SELECT seconds_total FROM llm_throughput")
+    [rate] = reviews.column("SELECT rows_per_second FROM llm_throughput")
+    assert metadata["llm_assets/seconds"].value == pytest.approx(seconds, abs=1)
+    assert metadata["llm_assets/rows_per_second"].value == pytest.approx(rate, rel=0.5)
 
 
 def test_the_lineage_says_which_source_columns_an_answer_comes_from(

@@ -2,6 +2,7 @@
 
 import calendar
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -66,6 +67,14 @@ def test_dates_and_numbers_as_yaml_reads_them_are_taken() -> None:
         ({**DAY, "cron_schedule": "0 6 * * *", "hour_offset": 6}, "cron_schedule stands in place of hour_offset"),
         ({**DAY, "cron_schedule": "0 6 * * *", "cadence": "daily"}, "cron_schedule stands in place of cadence"),
         ({**DAY, "end": "2026-11-01"}, "end '2026-11-01' is not after start '2026-11-01'"),
+        (
+            {**DAY, "cadence": "monthly", "start": "2026-03-18", "end": "2026-03-25"},
+            "Between start '2026-03-18' and end '2026-03-25' lies no whole partition. The first one lasts from "
+            "2026-04-01T00:00 to 2026-05-01T00:00: set end to that, or later.",
+        ),
+        ({**DAY, "cadence": "weekly", "start": "2026-03-09", "end": "2026-03-21"}, "lies no whole partition"),
+        ({**DAY, "end": "2026-11-01T23:00", "end_offset": 1}, "lies no whole partition"),
+        ({**DAY, "cron_schedule": "0 6 * * *", "end": "2026-11-02T05:00"}, "lies no whole partition"),
         ({**DAY, "start": "2026-11-01T00:00+02:00"}, "has a zone of its own. Leave it out, and set `timezone`"),
         ({**DAY, "start": "soon"}, "'soon' is no time"),
         ({**DAY, "timezone": "Mars"}, "There is no time zone 'Mars'"),
@@ -116,6 +125,33 @@ def test_offsets_and_cron_say_where_partitions_begin(settings: Any, key: str, st
     [condition] = partitions.partition(key).conditions
     assert isinstance(condition, Within)
     assert (f"{condition.start:%Y-%m-%dT%H:%M}", f"{condition.end:%Y-%m-%dT%H:%M}") == (start, end)
+
+
+def test_between_start_and_end_one_whole_partition_is_enough() -> None:
+    week = TimePartitions(column="at", cadence="weekly", start="2026-03-09", end="2026-03-22")
+    assert week.definition().get_partition_keys() == ["2026-03-15"]
+    assert week.partition("2026-03-15").key == "2026-03-15"
+
+
+@pytest.mark.parametrize("minutes", ["0,30", "*/20", "15"])
+def test_every_key_of_a_cron_expression_is_a_span_of_its_own_when_the_clock_is_turned_back(minutes: str) -> None:
+    partitions = TimePartitions(
+        column="at",
+        start="2026-10-24",
+        end="2026-10-27",
+        timezone="Europe/Berlin",
+        cron_schedule=f"{minutes} 1-3 * * *",
+    )
+    spans: list[Within] = []
+    for key in partitions.definition().get_partition_keys():
+        [condition] = partitions.partition(key).conditions
+        assert isinstance(condition, Within)
+        assert f"{condition.start:%Y-%m-%d-%H:%M}" == key
+        spans.append(condition)
+    for span, after in pairwise(spans):
+        assert span.end.timestamp() == after.start.timestamp()
+    with pytest.raises(ConfigError, match="'2026-10-25-02:31' is no"):
+        partitions.partition("2026-10-25-02:31")
 
 
 def test_the_present_partition_exists_with_an_end_offset() -> None:

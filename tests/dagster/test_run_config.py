@@ -133,6 +133,12 @@ def test_the_failed_rows_job_checks_its_kinds() -> None:
         build_failed_rows_job(assets, ["truncate"])
 
 
+def test_the_failed_rows_job_is_not_for_a_table_that_asks_all_rows() -> None:
+    assets = build_llm_assets(Source(table="reviews"), [SENTIMENT], settings=PipelineSettings(full_refresh=True))
+    with pytest.raises(ConfigError, match=r"settings\.full_refresh asks about every row again in each run"):
+        build_failed_rows_job(assets)
+
+
 def test_a_step_whose_engine_died_for_good_is_tried_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execute, "STEP_RETRY_SECONDS", 0)
     shop.add(["a", "b"])

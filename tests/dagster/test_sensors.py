@@ -24,6 +24,7 @@ from llm_assets.dagster import (
     build_llm_assets,
     build_partitions_sensor,
     build_unanswered_sensor,
+    sensors,
 )
 from llm_assets.dagster.local import prepare_instance
 from llm_assets.dagster.partitions import LONGEST_KEY, Partitions
@@ -282,6 +283,26 @@ def test_a_row_that_has_become_old_does_not_wait(table: Table, partitions: TimeP
     assert [each.partition_key for each in found] == ([None] if partitions is None else ["2026-11-03", "2026-11-05"])
 
 
+def test_an_age_is_counted_in_hours_that_passed_when_the_clock_is_turned_back(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime(2026, 10, 25, 2, 30, tzinfo=UTC).astimezone(tz)
+
+    assets = table.assets()
+    kind = "TIMESTAMPTZ" if table.shop.database.dialect == "postgresql" else "TEXT"
+    table.shop.execute(f"ALTER TABLE messages ADD COLUMN said_at {kind}")
+    table.shop.insert("messages", [{"id": 1, "said_at": "2026-10-25 00:00:00+00:00", "text": "a"}])
+    monkeypatch.setattr(sensors, "datetime", Clock)
+    for hours, asks in ((2, True), (3, False)):
+        sensor = build_unanswered_sensor(
+            assets, max_age=timedelta(hours=hours), time_column="said_at", timezone="Europe/Berlin"
+        )
+        assert bool(table.tick(sensor, assets).run_requests) == asks
+
+
 def test_partitions_that_follow_upon_each_other_are_one_run(table: Table) -> None:
     assets = table.assets(DAYS)
     table.add(*((day, None, f"0{day} 10:00") for day in (1, 2, 3, 5, 7)))
@@ -421,6 +442,7 @@ def test_a_sensor_reads_and_makes_no_table(table: Table) -> None:
         ({"min_rows": 0}, "min_rows=0 would ask for runs without rows"),
         ({"max_age": timedelta(hours=-1)}, "lies in the future"),
         ({"max_age": timedelta(hours=1)}, "max_age needs the time of a row: set time_column"),
+        ({"min_rows": 5, "time_column": "at"}, "time_column='at' has no effect without max_age"),
         ({"timezone": "Mars"}, "There is no time zone 'Mars'"),
     ],
 )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -205,6 +206,36 @@ def test_of_many_windows_each_row_finds_its_own(shop: Shop, monkeypatch: pytest.
         in_pairs = made(shop, source=Source(table="t"), columns=("at", "country")).count(pairs)
         assert sum(each.rows for each in in_pairs.values()) == sum(expected.values())
         assert {key.partition("|")[0] for key in in_pairs} == {"de", "fr"}
+
+
+@pytest.mark.parametrize("limit", [500, 7])
+def test_of_windows_in_an_hour_that_comes_twice_each_row_finds_its_own(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(module, "CONDITIONS_OF_A_QUERY", limit)
+    kind = "TIMESTAMPTZ" if shop.database.dialect == "postgresql" else "TEXT"
+    shop.execute(f"CREATE TABLE t (id INTEGER PRIMARY KEY, at {kind}, text TEXT)")
+    first = datetime(2026, 11, 1, tzinfo=UTC)
+    moments = [first + timedelta(minutes=30 * number + 10) for number in range(20)]
+    shop.insert("t", [{"id": i, "at": at.isoformat(sep=" ")} for i, at in enumerate(moments)])
+    zone = ZoneInfo("America/New_York")
+    bounds = [(first + timedelta(minutes=30 * number)).astimezone(zone) for number in range(21)]
+    windows = [Partition(str(i), (Within("at", bounds[i], bounds[i + 1]),)) for i in range(20)]
+    counter = made(shop, source=Source(table="t"), columns=("at",))
+    assert counter.count(windows) == {str(i): UnansweredRows(1) for i in range(20)}
+    for last in range(1, 20):
+        assert counter.count(windows[:last]) == {str(i): UnansweredRows(1) for i in range(last)}
+
+
+def test_windows_are_equal_if_they_are_the_same_instants() -> None:
+    zone = ZoneInfo("America/New_York")
+    hour = datetime(2026, 11, 1, 1, tzinfo=zone)
+    again = hour.replace(fold=1)
+    assert Within("at", hour, again) != Within("at", again, again + timedelta(hours=1))
+    assert len({Within("at", hour, hour), Within("at", again, again)}) == 2
+    in_utc = Within("at", hour.astimezone(UTC), again.astimezone(UTC))
+    assert Within("at", hour, again) == in_utc
+    assert hash(Within("at", hour, again)) == hash(in_utc)
 
 
 def test_old_rows_are_those_before_a_moment(shop: Shop) -> None:

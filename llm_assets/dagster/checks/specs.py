@@ -16,6 +16,16 @@ from llm_assets.dagster.table import TableDefinition
 from llm_assets.errors import ConfigError, did_you_mean
 from llm_assets.tasks import Extract, Summarize, Task
 
+_NEEDED = {
+    "confidence": "a task with a confidence",
+    "valid": "a Classify, an Extract, or a Generate with choice",
+    "drift": "a task with labels, and partitions by time",
+    "grounded": "an Extract with strings or numbers that are not in `skip`",
+    "summaries": "a Summarize",
+    "accuracy": "`gold`, which names the column with a task's right labels",
+}
+"""What there must be for some task to have a check."""
+
 
 class CheckOfTask(NamedTuple):
     """A check as it is made for one task: its name, its settings, and what evaluates it for a partition."""
@@ -46,10 +56,8 @@ def checks_of(table: TableDefinition, task: Task, partitions_def: dg.PartitionsD
 
 
 def has_order(definition: dg.PartitionsDefinition | None) -> bool:
-    """Return whether some partitions come before others: not those of a fixed list of values."""
-    if isinstance(definition, dg.MultiPartitionsDefinition):
-        return time_place(definition) is not None
-    return definition is not None and not isinstance(definition, dg.StaticPartitionsDefinition)
+    """Return whether some partitions come before others: those by time, alone or as one of two dimensions."""
+    return isinstance(definition, dg.TimeWindowPartitionsDefinition) or time_place(definition) is not None
 
 
 def time_place(definition: dg.PartitionsDefinition | None) -> int | None:
@@ -65,24 +73,34 @@ def check_specs(table: TableDefinition, partitions_def: dg.PartitionsDefinition 
     """Return the specs of all checks of a table's assets.
 
     Raises:
-        ConfigError: the settings name a task or field that there is not.
+        ConfigError: the settings name a task or field that there is not, or a check that no task has.
     """
     _check_names(table)
+    checks = [check for task in table.tasks for check in checks_of(table, task, partitions_def)]
+    _check_given(table, {check.name for check in checks})
     with warnings.catch_warnings():
         # Results by partition are new in Dagster 1.13, and it warns of them for each check.
         warnings.simplefilter("ignore", dg.PreviewWarning)
         return [
             dg.AssetCheckSpec(
                 check.name,
-                asset=table.task_asset(task),
+                asset=table.task_asset(check.task),
                 description=type(check.settings).__doc__,
                 blocking=check.settings.blocking,
                 partitions_def=partitions_def,
                 metadata=check.settings.model_dump(mode="json"),
             )
-            for task in table.tasks
-            for check in checks_of(table, task, partitions_def)
+            for check in checks
         ]
+
+
+def _check_given(table: TableDefinition, found: set[str]) -> None:
+    """Raise a ConfigError for a check that is given, on, and no task's."""
+    for name in sorted(table.checks.model_fields_set - found):
+        if getattr(table.checks, name).enabled:
+            raise ConfigError(
+                f"checks.{name} would check nothing: it needs {_NEEDED[name]}. Add that, or leave it out."
+            )
 
 
 def _check_names(table: TableDefinition) -> None:

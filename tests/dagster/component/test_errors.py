@@ -105,6 +105,13 @@ BUILT_WRONG = [
         "8: sensors.partitions: The table 'reviews' has no DynamicPartitions",
     ),
     ("sensors:\n  unanswered:\n    max_age: 6h\n", "8: sensors.unanswered.max_age: max_age needs the time of a row"),
+    ("checks:\n  summaries: {blocking: true}\n", "7: checks.summaries: checks.summaries would check nothing"),
+    ("max_partitions_per_run: 5\n", "6: max_partitions_per_run: max_partitions_per_run=5 has no effect on a table"),
+    ("settings:\n  full_refresh: true\n", "7: settings.full_refresh: settings.full_refresh asks about every row"),
+    (
+        "sensors:\n  unanswered:\n    time_column: at\n",
+        "8: sensors.unanswered.time_column: time_column='at' has no effect without max_age",
+    ),
     (
         PAIRS + "sensors:\n  partitions:\n    request_runs: true\n",
         "11: sensors.partitions.request_runs: request_runs is for partitions by one column.",

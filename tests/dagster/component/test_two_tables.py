@@ -91,6 +91,36 @@ def test_a_task_of_both_is_refused(project: Project) -> None:
     ) in refusal(project)
 
 
+FOUND = "partitions: {type: dynamic, column: country}\n"
+FIRST_ROWS = "{table: reviews, where: id < 3}"
+
+
+@pytest.mark.parametrize(
+    ("source", "partitions", "fits"),
+    [
+        ("{table: reviews}", FOUND, True),
+        (FIRST_ROWS, FOUND, False),
+        (FIRST_ROWS, "partitions: {type: dynamic, column: country, name: first_countries}\n", True),
+        (FIRST_ROWS, "partitions: {type: static, column: country, values: [de, fr]}\n", True),
+        ("{table: reviews}", "partitions: {type: dynamic, column: text, name: reviews_country}\n", False),
+    ],
+)
+def test_two_tables_with_one_set_of_partitions_must_find_the_same_values(
+    project: Project, source: str, partitions: str, fits: bool
+) -> None:
+    folder = project.write(SMALL + FOUND, "one")
+    project.write(NAMED.replace("{table: reviews}", source) + partitions, "two")
+    if fits:
+        project.everything()
+        return
+    named = "reviews_texts_text" if "column: text" in partitions else "reviews_texts_country"
+    assert refusal(project) == (
+        f"{folder / 'defs.yaml'}:2: attributes: The tables 'reviews' and 'reviews_texts' share the dynamic partitions "
+        "'reviews_country', but not the column and `where` that their values come from, so that each would remove "
+        f"those of the other. Give the partitions of 'reviews_texts' their own, name: {named}."
+    )
+
+
 def test_a_name_that_cannot_be_is_refused(project: Project) -> None:
     [line] = project.refused(SMALL + "name: two words\n")
     assert line.startswith("6: name: The name 'two words' is none for Dagster. Write letters, digits and _")
