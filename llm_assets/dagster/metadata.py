@@ -8,7 +8,6 @@ import dagster as dg
 from llm_assets.dagster.plots import histogram_plot, label_plot, markdown_image
 from llm_assets.dagster.shown import PREFIX, code_block, code_span, markdown, middle_cut, plain, records_table
 from llm_assets.pipeline import PartitionResult, Pipeline
-from llm_assets.pipeline.accounting import STAGES
 from llm_assets.prompts.template import ROW_TEXT
 from llm_assets.records import Column, Row
 from llm_assets.secrets import masked
@@ -111,7 +110,7 @@ def materialization_metadata(
     """
     counts, statistics = result.counts[task.name], pipeline.store.statistics(task.name)
     key, partition = pipeline.source.key_columns, result.partition_key
-    seconds = sum(result.seconds.get(stage, 0.0) for stage in STAGES)
+    seconds = result.seconds_total
     tokens = counts.prompt_tokens + counts.output_tokens
     metadata: dict[str, Any] = {
         "dagster/column_schema": column_schema(task, dict(zip(key, statistics.key_types, strict=True)))

@@ -86,10 +86,15 @@ class PartitionResult:
     status: str
     limit: str | None = None
 
+    @property
+    def seconds_total(self) -> float:
+        """The seconds of all stages; loading is not among them, and idle time overlaps them."""
+        return sum(self.seconds.get(stage, 0.0) for stage in STAGES)
+
     def throughput_rows(self, run_id: str, source: str, engine: EngineInfo) -> list[dict[str, object]]:
         """Return the partition's rows of `llm_throughput`, one for each task."""
         seconds = {f"seconds_{stage}": self.seconds.get(stage, 0.0) for stage in STAGES}
-        total = sum(seconds.values())
+        total = self.seconds_total
         rows: list[dict[str, object]] = []
         for task, counts in self.counts.items():
             asked, tokens = counts.rows_answered, counts.prompt_tokens + counts.output_tokens

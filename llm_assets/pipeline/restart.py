@@ -45,7 +45,7 @@ def completions(engine: Engine, requests: Iterable[Request], max_deaths: int) ->
             if group is None:
                 again = _groups(list(in_flight.values()), SUSPECTS_TOGETHER)
             elif len(group) == 1 and in_flight:
-                yield _poison(group[0], error)
+                yield _given_up(group[0], error)
             else:
                 again = [*_groups([*in_flight.values(), *source], 1), *again]
         else:
@@ -64,7 +64,7 @@ def _groups(requests: list[Request], size: int) -> list[list[Request]]:
     return [requests[start : start + size] for start in range(0, len(requests), size)]
 
 
-def _poison(request: Request, error: EngineError) -> Completion:
+def _given_up(request: Request, error: EngineError) -> Completion:
     if isinstance(error, EngineFaultError):  # it may fail at all rows
         return Completion(request.id, error=str(error))
     message = f"The engine died on this row again, when it had no other: {error}"

@@ -266,7 +266,7 @@ class Run:
                 question = self._waiting.popleft()
                 requests = self._requests_of(question, plans[question.task.name], token_ids[question.text])
             yield from requests
-            if self.settings.max_tokens is not None or self.settings.max_cost is not None:
+            if self._again and (self.settings.max_tokens, self.settings.max_cost) != (None, None):
                 yield from self._ask_again()  # before more rows are begun, which would use up what is left
 
     def _requests_of(self, question: Question, plan: Plan, text_token_ids: list[int]) -> list[Request]:
@@ -359,7 +359,6 @@ class Run:
                 self.outcomes.answer(task, row, question.hash, answer, reused=number > 0)
                 self.outcomes.commit_if_due()
         self._close(question.rows)
-        self.outcomes.commit_if_due()
 
     def _open(self, rows: Sequence[OpenRow]) -> None:
         for row in rows:

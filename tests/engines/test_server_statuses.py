@@ -77,6 +77,24 @@ def test_an_address_with_too_many_requests_gets_no_more_while_another_has_room(m
         assert len(free.asked) == 400
 
 
+def test_an_address_that_had_too_many_requests_gets_some_again_while_another_takes_long(make):
+    answered = []
+
+    async def full_at_first(server, request, body):
+        if len(server.asked) <= 2:
+            return error(429, "slow down", Retry_After="0.2")
+        answered.append(body)
+        return answer(body)
+
+    async def waits_for_the_other(server, request, body):
+        while len(answered) < 6:
+            await asyncio.sleep(0.02)
+        return answer(body)
+
+    with OddServer(waits_for_the_other) as long, OddServer(full_at_first) as busy:
+        check_answers(list(make(long, busy, max_in_flight=2).run(requests(8))), 8)
+
+
 def test_no_row_is_said_to_kill_a_server_that_fails_at_all_rows(make):
     async def fails_later(server, request, body):
         return answer(body) if len(server.asked) <= 50 else error(500, "out of order")

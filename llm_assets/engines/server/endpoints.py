@@ -162,6 +162,8 @@ class Endpoints:
     def busy(self, endpoint: Endpoint, seconds: float) -> bool:
         """Say that an address has too many requests for so long; return whether there is another one meanwhile."""
         endpoint.busy_until = time.monotonic() + seconds
+        # Those that wait for the others may come here then.
+        asyncio.get_running_loop().call_later(seconds, self._wake, self._most)
         return any(self._takes_more(other) for other in self.all)
 
     async def is_well(self, endpoint: Endpoint) -> bool:
