@@ -287,6 +287,9 @@ class MultiPartitions(BaseModel):
         first, second = dimensions.values()
         if first.column == second.column:
             raise ConfigError(f"Both dimensions are of the column {first.column!r}. Take two columns.")
+        sets = [each.name for each in (first, second) if isinstance(each, DynamicPartitions) and each.name]
+        if len(sets) > len({*sets}):
+            raise ConfigError(f"Both dimensions are the set {sets[0]!r}. Give each a `name` of its own.")
         for name, dimension in dimensions.items():
             if not name.isidentifier():
                 raise ConfigError(f"The dimension's name {name!r} is no name. Write letters, digits and _.")

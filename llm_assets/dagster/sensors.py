@@ -181,6 +181,8 @@ def build_unanswered_sensor(
         time_column = next(iter(by_time))
     if max_age is None and time_column is not None:
         raise ConfigError(f"time_column={time_column!r} has no effect without max_age. Set max_age, or leave it out.")
+    if max_age is None and timezone != "UTC":
+        raise ConfigError(f"timezone={timezone!r} has no effect without max_age. Set max_age, or leave it out.")
     keys = sorted(answers.keys)
 
     @dg.sensor(

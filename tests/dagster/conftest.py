@@ -1,4 +1,4 @@
-"""A Dagster instance and a table of reviews for one test each."""
+"""A Dagster instance, a table of reviews and one of messages, for one test each."""
 
 from collections.abc import Iterator
 
@@ -6,6 +6,8 @@ import dagster as dg
 import pytest
 
 from tests.dagster.answers import Reviews
+from tests.dagster.messages import Table
+from tests.tables.shop import Shop
 
 
 @pytest.fixture
@@ -19,3 +21,8 @@ def reviews(database_url: str) -> Iterator[Reviews]:
     reviews = Reviews(database_url)
     yield reviews
     reviews.engine.dispose()
+
+
+@pytest.fixture
+def table(shop: Shop, instance: dg.DagsterInstance) -> Table:
+    return Table(shop, instance)

@@ -93,6 +93,16 @@ def test_dates_and_numbers_as_yaml_reads_them_are_taken() -> None:
             "The value 'a|b' cannot be a partition of 'country': Dagster has no '|' in a partition key of two",
         ),
         ({"type": "multi", "dimensions": {"a": COUNTRY, "b": COUNTRY}}, "Both dimensions are of the column 'country'"),
+        (
+            {
+                "type": "multi",
+                "dimensions": {
+                    "a": {"type": "dynamic", "column": "shop", "name": "seen"},
+                    "b": {"type": "dynamic", "column": "country", "name": "seen"},
+                },
+            },
+            "Both dimensions are the set 'seen'. Give each a `name` of its own",
+        ),
         ({"type": "multi", "dimensions": {"a b": DAY, "c": COUNTRY}}, "The dimension's name 'a b' is no name"),
         ({"type": "tme", "column": "at"}, "'time', 'static', 'dynamic', 'multi'"),
     ],
