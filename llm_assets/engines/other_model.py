@@ -9,7 +9,7 @@ from llm_assets.engines.vllm.engine import VllmEngine
 from llm_assets.engines.vllm.settings import VllmSettings
 from llm_assets.errors import ConfigError
 
-OF_THE_MODEL = ("revision", "tokenizer", "chat_template", "quantization", "speculative_config")
+OF_THE_MODEL = ("revision", "tokenizer", "chat_template", "chat_template_kwargs", "quantization", "speculative_config")
 """Settings that belong to a model, and not to the one that takes its place."""
 
 

@@ -250,6 +250,9 @@ class Task(BaseModel, ABC):
         return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+THOUGHTS_BEGIN, THOUGHTS_END = "<think>", "</think>"
+"""What stands around a reasoning model's thoughts, which come before its answer and are no part of it."""
+
 CONFIDENCE = Column(
     "confidence",
     "number",
@@ -276,6 +279,11 @@ class GenerationPlan(Plan):
 
     def read(self, completions: Sequence[Completion]) -> tuple[dict[str, object], str] | Failure:
         best = best_candidate(completions[0])
+        if self.task.constraint is None:
+            answered = self._without_thoughts(best)
+            if answered is None:
+                return _still_thinking(self.task, best)
+            best = answered
         columns = self.parse(best)
         if isinstance(columns, Failure):
             return columns
@@ -289,6 +297,29 @@ class GenerationPlan(Plan):
                 for token_id, logprob, top in zip(best.token_ids, best.logprobs, best.top_logprobs, strict=True)
             ]
         return {**columns, "confidence": confidence(best)}, best.finish_reason
+
+    def _without_thoughts(self, candidate: Candidate) -> Candidate | None:
+        """Return a candidate without what a reasoning model thought before it; None if it thought to the end."""
+        if not (self._begins_in_thoughts or candidate.text.lstrip().startswith(THOUGHTS_BEGIN)):
+            return candidate
+        _, end, text = candidate.text.partition(THOUGHTS_END)
+        if not end:
+            return None
+        mark = self.tokenizer.encode_markup(THOUGHTS_END)
+        # Where it is no token of its own, the confidence is that of thoughts and answer together.
+        start = candidate.token_ids.index(mark[0]) + 1 if len(mark) == 1 and mark[0] in candidate.token_ids else 0
+        return replace(
+            candidate,
+            text=text,
+            token_ids=candidate.token_ids[start:],
+            logprobs=candidate.logprobs[start:],
+            top_logprobs=candidate.top_logprobs[start:],
+        )
+
+    @cached_property
+    def _begins_in_thoughts(self) -> bool:
+        """Whether the chat template itself opens the thoughts."""
+        return self.tokenizer.decode(self.prompt.suffix).rstrip().endswith(THOUGHTS_BEGIN)
 
     def _likeliest(self, top: Mapping[int, float]) -> dict[str, float]:
         """Return log-probabilities by text, the best of those that share one, as parts of characters do."""
@@ -332,6 +363,16 @@ def truncated(task: Task, candidate: Candidate) -> Failure:
         FailureKind.TRUNCATED,
         f"The answer was not finished after {len(candidate.token_ids)} tokens. Raise sampling.max_tokens of task "
         f"{task.name!r}, or allow a shorter answer.",
+        candidate.text,
+    )
+
+
+def _still_thinking(task: Task, candidate: Candidate) -> Failure:
+    """The failure of a reasoning model that came to no answer."""
+    return Failure(
+        FailureKind.TRUNCATED,
+        f"The model was still thinking after {len(candidate.token_ids)} tokens. Raise sampling.max_tokens of task "
+        f"{task.name!r}, or have it not think, as with the engine's chat_template_kwargs={{'enable_thinking': False}}.",
         candidate.text,
     )
 

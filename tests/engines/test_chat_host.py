@@ -250,6 +250,19 @@ def test_one_value_out_of_some_is_asked_for_as_json(host, shop, ask):
     assert host.bodies[0]["response_format"]["json_schema"]["schema"]["properties"]["mood"] == {"enum": ["good", "bad"]}
 
 
+def test_the_host_is_told_the_variables_of_its_chat_template(host, shop, engine):
+    shop.add(["A film"])
+    host.reply = said("Short.")
+    variables = {"enable_thinking": False}
+    other = ServerEngine(engine.settings.model_copy(update={"chat_template_kwargs": variables}))
+    try:
+        assert outcomes(only(shop.run(Summarize(name="short", confidence=False), engine=other))) == (1, 0, 0, 0)
+    finally:
+        other.close()
+    assert [body["chat_template_kwargs"] for body in host.bodies] == [variables]
+    assert other.identity != engine.identity
+
+
 # Labels
 
 

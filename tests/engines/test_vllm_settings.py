@@ -4,11 +4,10 @@ import pytest
 from pydantic import ValidationError
 
 from llm_assets.engines import VllmEngine, VllmSettings
-from llm_assets.engines.vllm.settings import REFUSED, directory_hash, engine_argument_names
+from llm_assets.engines.vllm.settings import OURS, REFUSED, directory_hash, engine_argument_names
 from llm_assets.errors import ConfigError
 
 MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
-OWN = {"chat_template", "engine_args", "cpu_kv_cache_gib", "max_in_flight", "max_in_flight_tokens"}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +23,7 @@ def test_the_names_read_from_vllms_source_are_those_of_its_class(vllms_arguments
 
 
 def test_every_setting_but_our_own_is_an_argument_of_vllms_engine(vllms_arguments):
-    assert VllmSettings.model_fields.keys() - vllms_arguments.keys() == OWN
+    assert VllmSettings.model_fields.keys() - vllms_arguments.keys() == OURS
 
 
 def test_settings_that_are_left_alone_change_none_of_vllms_defaults(vllms_arguments):
@@ -169,11 +168,15 @@ def identity(**arguments):
         {"kv_cache_dtype": "fp8"},
         {"tokenizer": "other/tokenizer"},
         {"chat_template": "{{ messages }}"},
+        {"chat_template_kwargs": {"enable_thinking": False}},
         {"load_format": "dummy"},
         {"hf_overrides": {"rope_theta": 1e6}},
         {"logits_processors": ["shop.tokens:NoSwearing"]},
         {"tokenizer_revision": "abc"},
         {"engine_args": {"code_revision": "abc"}},
+        {"quantization_config": {"linear": "fp8_per_tensor"}},
+        {"generation_config": "other/model"},
+        {"model_weights": "s3://bucket/other"},
     ],
     ids=str,
 )

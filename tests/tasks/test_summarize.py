@@ -88,6 +88,48 @@ def test_a_summary_that_was_cut_off_is_kept_and_marked():
     assert (kept.columns["summary"], kept.finish_reason) == ("A film about", "length")
 
 
+class ThinkingTokenizer(ByteTokenizer):
+    """Of a reasoning model: the end of its thoughts is one token, and its template may begin them."""
+
+    end_of_thoughts = 999
+
+    def __init__(self, begun: bool) -> None:
+        self.begun = begun
+
+    def render(self, messages):
+        return super().render(messages) + ("<think>\n" if self.begun else "")
+
+    def encode_markup(self, text):
+        return [self.end_of_thoughts] if text == "</think>" else super().encode_markup(text)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_reasoning_models_thoughts_are_no_part_of_its_answer(begun):
+    plan = Summarize(name="summary").plan(ThinkingTokenizer(begun), 5000)
+    thoughts = ("" if begun else "<think>\n") + "What would they want?\n</think>\n\n"
+    logprobs = (-3.0, -3.0, -3.0, -0.1)
+    said = Candidate(
+        thoughts + "They ask for </think>.", (1, 2, ThinkingTokenizer.end_of_thoughts, 3), "stop", logprobs
+    )
+    found = plan.answer([Completion(0, (said,))])
+    assert found.columns == {"summary": "They ask for </think>.", "confidence": pytest.approx(math.exp(-0.1))}
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_thoughts_without_an_answer_are_a_failure(begun):
+    plan = Summarize(name="summary").plan(ThinkingTokenizer(begun), 5000)
+    said = Candidate("What would they" if begun else "<think>\nWhat would they", (1, 2), "length", (-0.1, -0.1))
+    failure = plan.answer([Completion(0, (said,))])
+    assert failure.kind is FailureKind.TRUNCATED
+    assert "was still thinking after 2 tokens" in failure.message
+    assert "{'enable_thinking': False}" in failure.message
+
+
+def test_what_a_model_that_does_not_think_says_of_thoughts_is_its_answer():
+    said = "The text explains what <think> and </think> are."
+    assert answer(Candidate(said, (1,), "stop", (-0.1,))).columns["summary"] == said
+
+
 def test_rounding_cannot_raise_confidence_above_1():
     assert answer(Candidate("Sure.", (1,), "stop", (1e-7,))).columns["confidence"] == 1.0
 

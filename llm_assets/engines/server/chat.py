@@ -65,6 +65,8 @@ class ChatWire:
         """Return the HTTP request of a request."""
         messages, _ = self._tokenizer.messages(request.prompt_token_ids)
         body: dict[str, Any] = {"model": self._settings.model, "messages": messages}
+        if self._settings.chat_template_kwargs:
+            body["chat_template_kwargs"] = self._settings.chat_template_kwargs
         if isinstance(request.ask, ScoreTokens):
             body |= {"temperature": 0.0, self._max_tokens: request.ask.most_tokens}
             body |= {"logprobs": True, "top_logprobs": MOST_TOP_LOGPROBS}

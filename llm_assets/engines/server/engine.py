@@ -1,6 +1,7 @@
 """A model behind HTTP: a vLLM server, or any host with OpenAI's interface."""
 
 import asyncio
+import json
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -75,7 +76,9 @@ class ServerEngine:
     def identity(self) -> str:
         if self._twin is not None:
             return self._twin.identity
-        return f"chat|{self._host}|{self.settings.model}"
+        variables = self.settings.chat_template_kwargs
+        said = f"|{json.dumps(variables, sort_keys=True, default=str)}" if variables else ""
+        return f"chat|{self._host}|{self.settings.model}{said}"
 
     @property
     def tokenizer(self) -> Tokenizer:

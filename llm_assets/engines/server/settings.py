@@ -33,6 +33,9 @@ class ServerSettings(BaseModel):
     revision: str | None = Field(default=None, description="Branch, tag or commit of hub weights.")
     tokenizer: str | None = Field(default=None, description="Tokenizer to use in place of the weights' own.")
     chat_template: str | None = Field(default=None, description="Chat template (Jinja) in place of the model's own.")
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        default=None, description="Values of the chat template's variables, such as {enable_thinking: false}."
+    )
     trust_remote_code: bool = Field(default=False, description="Run Python code that comes with the tokenizer.")
     quantization: str | None = Field(default=None, description="Quantization that the server was started with.")
     kv_cache_dtype: str = Field(default="auto", description="Type of the KV cache that the server was started with.")
@@ -146,6 +149,7 @@ class ServerSettings(BaseModel):
             revision=self.revision,
             tokenizer=self.tokenizer,
             chat_template=self.chat_template,
+            chat_template_kwargs=self.chat_template_kwargs,
             trust_remote_code=self.trust_remote_code,
             quantization=self.quantization,
             kv_cache_dtype=self.kv_cache_dtype,

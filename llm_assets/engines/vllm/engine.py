@@ -92,6 +92,7 @@ class VllmEngine:
             settings.revision,
             settings.trust_remote_code,
             settings.chat_template,
+            settings.chat_template_kwargs,
         )
 
     @property

@@ -21,13 +21,30 @@ REFUSED = {
 
 ANSWERING_ARGS = (
     "code_revision",
+    "config_format",
+    "generation_config",
     "hf_config_path",
     "hf_overrides",
+    "kv_cache_dtype_skip_layers",
     "logits_processors",
+    "model_class_overrides",
+    "model_weights",
+    "quantization_config",
     "tokenizer_mode",
     "tokenizer_revision",
+    "watermark_config",
 )
 """Arguments of vLLM that have no field here, and on which answers depend."""
+
+OURS = {
+    "engine_args",
+    "chat_template",
+    "chat_template_kwargs",
+    "cpu_kv_cache_gib",
+    "max_in_flight",
+    "max_in_flight_tokens",
+}
+"""Settings that are no arguments of vLLM's engine."""
 
 
 class VllmSettings(BaseModel):
@@ -40,6 +57,9 @@ class VllmSettings(BaseModel):
     revision: str | None = Field(default=None, description="Branch, tag or commit of a hub model; pin it to a commit.")
     tokenizer: str | None = Field(default=None, description="Tokenizer to use in place of the model's own.")
     chat_template: str | None = Field(default=None, description="Chat template (Jinja) in place of the model's own.")
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        default=None, description="Values of the chat template's variables, such as {enable_thinking: false}."
+    )
     dtype: str = Field(default="auto", description="Type of weights and activations: auto, bfloat16, float16, float32.")
     quantization: str | None = Field(default=None, description="Quantization method, when the model does not name it.")
     load_format: str = Field(default="auto", description="Format of the weights; dummy makes random ones.")
@@ -106,8 +126,7 @@ class VllmSettings(BaseModel):
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of vLLM's engine: what differs from vLLM's defaults or is needed here."""
-        ours = {"engine_args", "chat_template", "cpu_kv_cache_gib", "max_in_flight", "max_in_flight_tokens"}
-        own = self.model_dump(exclude=ours)
+        own = self.model_dump(exclude=OURS)
         return {**{name: value for name, value in own.items() if value is not None}, **self.engine_args}
 
     @property
@@ -117,6 +136,8 @@ class VllmSettings(BaseModel):
         for name in ("quantization", "kv_cache_dtype", "tokenizer", "chat_template", "load_format"):
             if getattr(self, name) != VllmSettings.model_fields[name].default:
                 parts.append(f"{name}={getattr(self, name)}")
+        if self.chat_template_kwargs:
+            parts.append(f"chat_template_kwargs={json.dumps(self.chat_template_kwargs, sort_keys=True, default=str)}")
         for name in ANSWERING_ARGS:
             if self.engine_args.get(name) is not None:
                 parts.append(f"{name}={json.dumps(self.engine_args[name], sort_keys=True, default=str)}")
