@@ -14,9 +14,9 @@ type: {type}
 attributes:
   source:
     table: {table}  # 1. the table or view to read
-    # key: id                         the columns that name a row, where the table has no primary key
-    # where: text IS NOT NULL         an SQL condition: only these rows
-    # query: SELECT ...               in place of the table: a SELECT with its key; `table` then names the outputs
+    # key: id  # the columns that name a row, where the table has no primary key
+    # where: text IS NOT NULL  # an SQL condition: only these rows
+    # query: SELECT id, text FROM {table}  # read this, with its `key`; `table` then names the outputs
 
   database:
     # 2. its SQLAlchemy URL, or an environment variable with it: "{{{{ env.DATABASE_URL }}}}"
@@ -27,7 +27,7 @@ attributes:
     # 3. a directory with a model, or its name on the Hugging Face hub; every argument of vLLM's engine can stand beside
     model:
     # max_model_len: 8192
-  # engine: {{type: dummy}}            valid answers without a model, to try it out
+    # type: dummy  # in place of `model`: valid answers without one, to try it out
 
   tasks:
     - type: classify
@@ -54,14 +54,14 @@ attributes:
     #   max_words: 20
 
   # partitions: {{type: time, column: created_at, cadence: daily, start: 2026-01-01}}
-  # schedule: {{hour_of_day: 2}}      each partition two hours after its end; without partitions: {{cron: "0 2 * * *"}}
-  # automation: eager                 or on_missing, or {{cron: "0 2 * * *"}}: the automation of Dagster itself
+  # schedule: {{hour_of_day: 2}}  # each partition two hours after its end; without partitions: {{cron: "0 2 * * *"}}
+  # automation: eager  # or on_missing, or {{cron: "0 2 * * *"}}: the automation of Dagster itself
   # freshness: {{fail_window: 48h}}
   # sensors: {{unanswered: {{min_rows: 100, max_age: 6h}}}}
   # checks: {{failures: {{max_share: 0.02}}, coverage: {{blocking: true}}}}
   # settings: {{max_failed_share: 0.1, output_schema: answers}}
-  # name: {table}_labels              what jobs and sensors are named for, where two tables ask about one source
-  # source_asset: crm/{table}         the key of the asset that makes the table, if the project has one
+  # name: {table}_labels  # what jobs and sensors are named for, where two tables ask about one source
+  # source_asset: crm/{table}  # the key of the asset that makes the table, if the project has one
   # group_name: {group}
   # owners: [team:support]
   # tags: {{domain: support}}

@@ -8,6 +8,7 @@ import yaml
 from dagster.components.component_scaffolding import scaffold_object
 
 from llm_assets.dagster import LLMTable
+from llm_assets.dagster.scaffold import TEMPLATE
 from tests.dagster.component.project import Project, count, run, schema_errors
 
 
@@ -50,20 +51,34 @@ def test_what_is_scaffolded_says_which_lines_are_not_filled_in(project: Project)
     assert str(caught.value.__cause__).count("Nothing is written here.") == 4
 
 
-def test_every_comment_of_the_scaffold_is_a_setting_that_there_is(project: Project) -> None:
-    folder = project.sandbox.scaffold_component(LLMTable, "reviews")
-    text = fill_in((folder / "defs.yaml").read_text(), FIVE_LINES)
-    attributes = text.partition("attributes:\n")[2]
-    # A setting stands in a comment with what it is for far to the right; prose begins with a capital or a number.
-    commented = re.sub(r"^( *)# (?=[a-z -])(.*?)(?:(?<=\S) {3,}[a-z].*)?$", r"\1\2", attributes, flags=re.M)
-    settings = "\n".join(line for line in commented.splitlines() if not line.lstrip().startswith("#"))
-    settings = re.sub(r"^  engine: \{type: dummy\}.*$", "", settings, flags=re.M)
-    found = yaml.safe_load(settings)
-    assert {"partitions", "schedule", "settings", "owners", "tags"} <= found.keys()
-    assert [task["type"] for task in found["tasks"]] == ["classify", "extract", "summarize"]
-    found["source"]["key"] = "id"
-    assert schema_errors(yaml.safe_dump(found)) == {}
-    project.load(project.write(yaml.safe_dump(found)))
+# A setting in a comment begins with a small letter or a dash, and prose with a capital or a number.
+COMMENTED = re.findall(r"^ *# [a-z-].*\n(?: *#  .*\n)*", TEMPLATE.partition("attributes:\n")[2], re.M)
+BESIDE = {"query": ("key",), "schedule": ("partitions",), "sensors": ("partitions",)}
+"""Settings that need others beside them."""
+
+
+def name_of(commented: str) -> str:
+    first, _, rest = commented.strip(" #").partition(":")
+    return rest.split()[0] if first == "- type" else first
+
+
+@pytest.mark.parametrize("name", map(name_of, COMMENTED))
+def test_each_comment_of_the_scaffold_is_a_setting_once_it_is_uncommented(project: Project, name: str) -> None:
+    file = project.sandbox.scaffold_component(LLMTable, "reviews") / "defs.yaml"
+    without_model = {**FIVE_LINES, "    model:": ""}
+    text = fill_in(file.read_text(), without_model if name == "type" else FIVE_LINES)
+    before = yaml.safe_load(text)["attributes"]
+    for each in COMMENTED:
+        if name_of(each) in (name, *BESIDE.get(name, ())):
+            written = each.format(table="reviews", group="reviews")
+            assert text.count(written) == 1
+            text = text.replace(written, re.sub(r"^( *)# ", r"\1", written, flags=re.M))
+    attributes = yaml.safe_load(text)["attributes"]
+    assert attributes != before
+    assert "  " not in str(attributes), "an explanation became part of the value"
+    assert schema_errors(yaml.safe_dump(attributes)) == {}
+    file.write_text(text)
+    project.load(file.parent)
 
 
 def test_a_second_table_is_appended_and_python_is_scaffolded_too(project: Project) -> None:
