@@ -10,6 +10,8 @@ import pytest
 import sqlalchemy as sa
 import yaml
 from dagster.components.testing import create_defs_folder_sandbox
+from packaging.requirements import Requirement
+from packaging.version import Version
 from pydantic import TypeAdapter
 
 from llm_assets.cli import main
@@ -106,6 +108,21 @@ def test_what_is_installed_brings_the_commands_that_follow() -> None:
     assert set().union(*lists) <= extras.keys()
     assert {"dg"} <= {words[0] for words in commands(README)}
     assert any(each.startswith("dagster-dg-cli") for each in extras["ui"])
+
+
+def test_vllm_for_gpus_is_of_no_later_version_than_the_one_for_cpus() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    cuda, cpu = (next(map(Requirement, extras[name])).specifier for name in ("cuda", "cpu"))
+    major, minor, *_ = Version(next(iter(cpu)).version).release
+    assert f"{major}.{minor}.0" in cuda
+    assert f"{major}.{minor + 1}.0" not in cuda
+
+
+def test_an_install_for_cpus_says_where_their_torch_is() -> None:
+    for file in ("README.md", "examples/shop/README.md"):
+        text = (ROOT / file).read_text()
+        assert "[cpu" in text
+        assert "--extra-index-url" in text
 
 
 @pytest.mark.parametrize("file", ["README.md", "docs/query-the-answers.md", "docs/many-machines.md"])
