@@ -9,7 +9,18 @@ import sqlalchemy as sa
 from llm_assets.pipeline import task_outputs
 from llm_assets.tables import AnsweredView, Source
 from llm_assets.tables.roles import roles_sql
-from scripts.scale import CONNECTIONS, JSON_HOST, LABELS, PAGE, gpu_hours, json_host_seconds, night, rounded, written
+from scripts.scale import (
+    CONNECTIONS,
+    JSON_HOST,
+    LABELS,
+    LOAD_SECONDS,
+    PAGE,
+    gpu_hours,
+    json_host_seconds,
+    night,
+    rounded,
+    written,
+)
 from tests.tables.shop import SENTIMENT, RecordingEngine, Shop, only
 
 SQL = re.findall(r"```sql\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -52,6 +63,12 @@ def test_a_night_is_whole_rounds_of_whole_partitions() -> None:
     page = " ".join(PAGE.read_text(encoding="utf-8").split())
     assert f"{fewer} GPUs in place of {found.gpus}, a billion rows are {hours}" in page
     assert each == pytest.approx(gpu_hours(10**6) / (1 - found.loading))
+
+
+def test_the_page_on_many_machines_says_what_of_one_run_is_loading() -> None:
+    page = " ".join((PAGE.parent / "many-machines.md").read_text(encoding="utf-8").split())
+    million, ten_millions = (100 * LOAD_SECONDS / (LOAD_SECONDS + 3600 * gpu_hours(rows)) for rows in (10**6, 10**7))
+    assert f"loading is under {math.ceil(ten_millions)} % of the time, and of a million it is {million:.1f} %" in page
 
 
 def test_longer_json_costs_the_host_more() -> None:

@@ -150,6 +150,14 @@ print(given.model_tag, given.max_model_len, given.port)
     assert done.stdout.splitlines()[-1] == f"Qwen/Qwen2.5-7B-Instruct 8192 {port}"
 
 
+def test_the_server_starts_without_the_secrets_that_one_may_leave_out() -> None:
+    [server] = [item for item in manifests(DEPLOY / "vllm-server.yaml") if item["kind"] == "Deployment"]
+    environment = server["spec"]["template"]["spec"]["containers"][0]["env"]
+    secrets = {item["name"]: item["valueFrom"]["secretKeyRef"] for item in environment if "valueFrom" in item}
+    assert secrets.keys() == {"VLLM_API_KEY", "HF_TOKEN"}
+    assert all(each["optional"] for each in secrets.values())
+
+
 def test_everything_runs_as_the_user_of_the_image() -> None:
     [uid] = [int(value) for value in re.findall(r"ARG UID=(\d+)", DOCKERFILE.read_text())]
     assert instructions("USER") == ["${UID}:${UID}"]
