@@ -1,6 +1,10 @@
 """The production instance of dagster.yaml, on a real Postgres."""
 
+import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +46,24 @@ def test_killed_runs_are_retried_and_failed_ones_are_not(instance: dg.DagsterIns
     assert instance.run_retries_enabled
     assert instance.run_monitoring_enabled
     assert not instance.get_settings("run_retries")["retry_on_asset_or_op_failure"]
+
+
+def test_the_commands_of_the_readme_make_the_instance(postgres_url: str, tmp_path: Path) -> None:
+    section = (ROOT / "README.md").read_text().partition("### In production\n")[2]
+    [block] = re.findall(r"```console\n(.*?)```", section.partition("\n## ")[0], re.S)
+    setting_up = re.findall(r"^\$ ((?:mkdir|export|dagster) .*)$", block, re.M)
+    assert len(setting_up) == 3
+    commands = "\n".join(setting_up).replace("path/to/this/clone", str(ROOT)).replace("/srv/dagster", str(tmp_path))
+    commands = re.sub(r"postgresql://\S+", postgres_url, commands)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["bash", "-ec", commands], env={**os.environ, "PATH": path}, check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_POSTGRES_URL", postgres_url)
+        with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+            [limit] = instance.event_log_storage.get_pool_limits()
+            assert (limit.name, limit.limit) == ("gpu", 1)
+            assert instance.run_retries_enabled
+            assert instance.run_monitoring_enabled
 
 
 def test_a_password_does_not_stand_in_dagster_yaml() -> None:
