@@ -15,8 +15,9 @@ from packaging.version import Version
 from pydantic import TypeAdapter
 
 from llm_assets.cli import main
-from llm_assets.dagster import DummyEngineResource, VllmResource
+from llm_assets.dagster import DummyEngineResource, VllmResource, build_failed_rows_job
 from llm_assets.dagster.resource_choice import EngineChoice
+from llm_assets.dagster.table import assets_of
 from llm_assets.tasks import Classify
 from scripts.settings import updated
 
@@ -77,6 +78,20 @@ def test_the_yaml_example_answers_a_partition_as_it_stands(database_url: str, mo
         for table in ("tickets_urgency", "tickets_facts"):
             assert connection.execute(sa.text(f"SELECT id FROM {table} ORDER BY id")).all() == [(0,), (2,)]
     engine.dispose()
+
+
+def test_the_example_of_a_config_is_one_of_both_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *_ = re.findall(r"```python\n(.*?)```", README, re.S)
+    [example] = re.findall(r"```yaml\n(ops:.*?)```", README, re.S)
+    namespace: dict = {}
+    exec(first, namespace)
+    assets = namespace["assets"]
+    answer = dg.define_asset_job("answer_tickets", selection=dg.AssetSelection.assets(*assets_of(assets)[0].keys))
+    monkeypatch.setenv("SHOP_DATABASE_URL", "sqlite://")
+    definitions = dg.Definitions.merge(namespace["defs"], dg.Definitions(jobs=[answer, build_failed_rows_job(assets)]))
+    for name in ("answer_tickets", "ask_failed_tickets"):
+        config = dg.validate_run_config(definitions.resolve_job_def(name), yaml.safe_load(example))
+        assert config["ops"]["tickets__answers"]["config"]["only_failed"] is True
 
 
 def test_the_examples_of_servers_are_engines() -> None:
