@@ -18,6 +18,7 @@ from llm_assets.cli import main
 from llm_assets.dagster import DummyEngineResource, VllmResource, build_failed_rows_job
 from llm_assets.dagster.resource_choice import EngineChoice
 from llm_assets.dagster.table import assets_of
+from llm_assets.tables.database import OUTPUT_DIALECTS
 from llm_assets.tasks import Classify
 from scripts.settings import updated
 
@@ -27,6 +28,11 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_tables_of_settings_are_current() -> None:
     assert updated(README) == README, "Run: python -m scripts.settings"
+
+
+def test_it_is_said_first_which_databases_take_answers() -> None:
+    beginning = README.partition("## Try it")[0].lower()
+    assert all(dialect.removesuffix("ql") in beginning for dialect in OUTPUT_DIALECTS)
 
 
 def test_the_python_example_builds_its_assets(monkeypatch) -> None:
