@@ -18,8 +18,10 @@ from llm_assets.cli import main
 from llm_assets.dagster import DummyEngineResource, VllmResource, build_failed_rows_job
 from llm_assets.dagster.resource_choice import EngineChoice
 from llm_assets.dagster.table import assets_of
+from llm_assets.json_schema import MAX_ITEMS, MAX_STRING_LENGTH
+from llm_assets.pipeline.run import SECOND_TRY_ROOM
 from llm_assets.tables.database import OUTPUT_DIALECTS
-from llm_assets.tasks import Classify
+from llm_assets.tasks import Classify, extract, generate, summarize
 from scripts.settings import updated
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,6 +102,26 @@ def test_the_example_of_a_config_is_one_of_both_jobs(monkeypatch: pytest.MonkeyP
         assert config["ops"]["tickets__answers"]["config"]["only_failed"] is True
 
 
+def test_the_example_of_tasks_is_as_the_text_beside_it_says() -> None:
+    [example] = [each for each in re.findall(r"```python\n(.*?)```", README, re.S) if "Extract(" in each]
+    namespace: dict = {}
+    exec(example, namespace)
+    facts, language = namespace["tasks"]
+    assert facts.json_schema["properties"]["faults"]["maxItems"] == 5
+    assert facts.answer_model.model_validate_json(facts.examples[0].answer).request == "refund"
+    assert facts.template.render({"subject": None, "body": "{x}"}) == "{x}"
+    assert language.constraint.value == "[a-z]{2}"
+
+
+def test_the_limits_of_answers_are_those_of_the_code() -> None:
+    text = " ".join(README.split())
+    assert f"a string at {MAX_STRING_LENGTH} characters and a list at {MAX_ITEMS} items" in text
+    assert f"is {extract.DEFAULT_MAX_TOKENS} for `Extract` and {generate.DEFAULT_MAX_TOKENS} for `Generate`" in text
+    assert f"and {summarize.TOKENS_PER_WORD} for each of `max_words` for `Summarize`" in text
+    assert SECOND_TRY_ROOM == 4
+    assert "into four times as many" in text
+
+
 def test_the_examples_of_servers_are_engines() -> None:
     python = [each for each in re.findall(r"```python\n(.*?)```", README, re.S) if "ServerResource(" in each]
     namespace: dict = {}
@@ -124,7 +146,7 @@ def commands(text: str) -> list[list[str]]:
 
 def test_what_is_installed_brings_the_commands_that_follow() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    lists = [set(found.split(",")) for found in re.findall(r"[\w/.]+\[([\w,]+)\](?=[\"` ])", README)]
+    lists = [set(found.split(",")) for found in re.findall(r"clone\[([\w,]+)\]", README)]
     assert {"cuda", "postgres", "ui"} in lists
     assert set().union(*lists) <= extras.keys()
     assert {"dg"} <= {words[0] for words in commands(README)}
