@@ -4,6 +4,7 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -18,6 +19,7 @@ from llm_assets.cli import main
 from llm_assets.dagster import DummyEngineResource, VllmResource, build_failed_rows_job
 from llm_assets.dagster.resource_choice import EngineChoice
 from llm_assets.dagster.table import assets_of
+from llm_assets.engines.vllm.settings import VllmSettings
 from llm_assets.json_schema import MAX_ITEMS, MAX_STRING_LENGTH
 from llm_assets.pipeline.run import SECOND_TRY_ROOM
 from llm_assets.tables.database import OUTPUT_DIALECTS
@@ -120,6 +122,25 @@ def test_the_limits_of_answers_are_those_of_the_code() -> None:
     assert f"and {summarize.TOKENS_PER_WORD} for each of `max_words` for `Summarize`" in text
     assert SECOND_TRY_ROOM == 4
     assert "into four times as many" in text
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"max_model_len": 99},
+        {"dtype": "float32"},
+        {"seed": 1},
+        {"speculative_config": {"method": "ngram"}},
+        {"structured_outputs_config": {"backend": "xgrammar"}},
+        {"kv_cache_dtype": "fp8"},
+        {"quantization": "awq"},
+    ],
+    ids=" ".join,
+)
+def test_the_settings_that_ask_nothing_again_are_named(setting: dict[str, Any]) -> None:
+    [named] = re.findall(r"The engine's ([^:]*), are not in it", README)
+    plain, changed = VllmSettings(model="a/b"), VllmSettings(model="a/b", **setting)
+    assert set(re.findall(r"`(\w+)`", named)).isdisjoint(setting) == (plain.identity != changed.identity)
 
 
 def test_the_examples_of_servers_are_engines() -> None:
