@@ -191,13 +191,15 @@ def _utc_columns(
     if types.keys() >= PROVENANCE:
         key = inspector.get_pk_constraint(name, schema=schema)["constrained_columns"]
         return times - set(key)
+    # A view of any name: its tasks are those whose times of answering it has.
+    tasks = {column.removesuffix("_answered_at") for column in times if column.endswith("_answered_at")}
     found: set[str] = set()
-    prefix = f"{name.removesuffix('_answered')}_"
-    for table in tables:
-        if table.startswith(prefix) and table != name:
-            columns = {column["name"]: column["type"] for column in inspector.get_columns(table, schema=schema)}
-            if columns.keys() >= PROVENANCE:
-                found |= {f"{table.removeprefix(prefix)}_{column}" for column in columns}
+    for task in tasks:
+        for table in tables:
+            if table.endswith(f"_{task}") and table != name:
+                columns = {column["name"] for column in inspector.get_columns(table, schema=schema)}
+                if columns >= PROVENANCE:
+                    found |= {f"{task}_{column}" for column in columns}
     return times & found
 
 

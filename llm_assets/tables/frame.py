@@ -147,7 +147,8 @@ class _Column:
     def _typed(self, values: list[Any]) -> "pd.Series":
         import pandas as pd
 
-        if self._seen is not None:
+        # Of text only: JSON and arrays have no hash, and to a dict 1 and True are one.
+        if self._seen is not None and self._kind == "text":
             seen = self._seen
             values = [seen.setdefault(value, value) for value in values]
         return pd.Series(values, dtype=self._dtype())

@@ -312,6 +312,34 @@ def test_the_view_is_read_with_the_types_of_source_and_answers(shop: Shop) -> No
     assert pd.isna(found.loc[2, "sentiment_label"])
 
 
+def test_a_view_of_any_name_has_the_types_of_source_and_answers(shop: Shop) -> None:
+    shop.execute("ALTER TABLE reviews ADD sentiment_at TIMESTAMP")
+    shop.add(["good"])
+    shop.run(SENTIMENT, FACTS, engine=FaultyEngine(answers={"good": json.dumps(VALUES)}))
+    source = Source(table="reviews")
+    AnsweredView(shop.database, source, task_outputs(source, [SENTIMENT, FACTS]), name="overview").create()
+    types = {name: str(dtype) for name, dtype in to_pandas(shop.url, "overview").dtypes.items()}
+    assert {name: dtype for name, dtype in types.items() if dtype.startswith("datetime64[us")} == {
+        "sentiment_at": "datetime64[us]",
+        "sentiment_answered_at": "datetime64[us, UTC]",
+        "facts_moment": "datetime64[us, UTC]",
+        "facts_answered_at": "datetime64[us, UTC]",
+    }
+
+
+@pytest.mark.parametrize("name", ["label", "kind", "source", "task"])
+def test_json_may_have_the_name_of_a_text_that_repeats(shop: Shop, name: str) -> None:
+    shop.execute(f"CREATE TABLE odd (id INTEGER PRIMARY KEY, {name} JSON)")
+    shop.execute("""INSERT INTO odd VALUES (1, '["a", {"b": 1}]'), (2, NULL), (3, '"a"'), (4, '[]')""")
+    assert [plain(value) for value in to_pandas(shop.url, "odd")[name]] == [["a", {"b": 1}], None, "a", []]
+
+
+def test_arrays_may_have_the_name_of_a_text_that_repeats(postgres_url: str) -> None:
+    shop = Shop(postgres_url)
+    shop.execute("CREATE TABLE odd AS SELECT 1 AS id, '{a,b}'::TEXT[] AS source UNION SELECT 2, NULL ORDER BY id")
+    assert [plain(value) for value in to_pandas(shop.database, "odd")["source"]] == [["a", "b"], None]
+
+
 def test_a_source_column_that_is_not_what_it_says_keeps_its_values(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
