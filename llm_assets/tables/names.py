@@ -5,10 +5,12 @@ import sqlalchemy as sa
 
 def quoted(dialect: sa.Dialect, *names: str | None) -> str:
     """Return a name as the database reads it, in quotes where it needs them; of several the dotted one."""
-    # For some drivers SQLAlchemy doubles percent signs.
-    doubled = dialect.paramstyle in ("format", "pyformat")
-    parts = [dialect.identifier_preparer.quote(name) for name in names if name]
-    return ".".join(part.replace("%%", "%") if doubled else part for part in parts)
+    return ".".join(plain(dialect, dialect.identifier_preparer.quote(name)) for name in names if name)
+
+
+def plain(dialect: sa.Dialect, sql: str) -> str:
+    """Return SQL as the database reads it: for some drivers SQLAlchemy doubles percent signs."""
+    return sql.replace("%%", "%") if dialect.paramstyle in ("format", "pyformat") else sql
 
 
 def literal(text: str) -> str:

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from llm_assets.records import Column, Key
 from llm_assets.tables.database import Database, retried
+from llm_assets.tables.names import plain
 from llm_assets.tables.source_table import CHUNK_ROWS, matches
 
 HASH_DIGITS = 8
@@ -92,7 +93,8 @@ class Statistics:
             *self._failed, self._failures.c.partition_key == partition_key
         )
         query = query.order_by(self._failures.c.kind, self._failures.c.row_key)
-        return str(query.compile(dialect=self.database.engine.dialect, compile_kwargs={"literal_binds": True}))
+        dialect = self.database.engine.dialect
+        return plain(dialect, str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})))
 
     @retried
     def value_counts(self, column: str, partition_keys: Sequence[str]) -> dict[str | None, int]:

@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from llm_assets.errors import DatabaseError, OutputTableError
 from llm_assets.tables.database import Database, reason_of
+from llm_assets.tables.names import plain
 
 LAYOUT = 4
 """Version of the package's own tables.
@@ -85,7 +86,7 @@ def _additions(connection: sa.Connection, table: sa.Table, found: Sequence[Any],
         quote = dialect.identifier_preparer.quote
         columns = [*sorted(unknown), *(text.partition(" ")[0] for text in other)]
         changes = [*(f"{column} is not written any more" for column in sorted(unknown)), *other]
-        drops = "\n".join(_plain(dialect, f"ALTER TABLE {name} DROP COLUMN {quote(column)};") for column in columns)
+        drops = "\n".join(plain(dialect, f"ALTER TABLE {name} DROP COLUMN {quote(column)};") for column in columns)
         raise OutputTableError(
             f"The columns of the output table {table.fullname!r} in {database.name} have changed: "
             f"{'; '.join(changes)}. Give the task another name to keep the old table, or drop what is stale; new "
@@ -97,12 +98,7 @@ def _additions(connection: sa.Connection, table: sa.Table, found: Sequence[Any],
         statements.append(f"ALTER TABLE {name} ADD COLUMN {sa.schema.CreateColumn(column).compile(dialect=dialect)}")
         if dialect.supports_comments:
             statements.append(str(sa.schema.SetColumnComment(column).compile(dialect=dialect)))
-    return [_plain(dialect, statement) for statement in statements]
-
-
-def _plain(dialect: sa.Dialect, statement: str) -> str:
-    """A statement as the database reads it: for some drivers SQLAlchemy doubles percent signs."""
-    return statement.replace("%%", "%") if dialect.paramstyle in ("format", "pyformat") else statement
+    return [plain(dialect, statement) for statement in statements]
 
 
 def _not_ours(table: sa.Table, missing: set[str], unknown: set[str], database: str) -> str:

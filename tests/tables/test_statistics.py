@@ -37,6 +37,13 @@ def test_failures_are_counted_by_kind(shop: Shop) -> None:
     assert [row["row_key"] for row in found.failure_examples("monday", 1)] == ["2"]
 
 
+@pytest.mark.parametrize("key", ["monday", "50%", "100%% s", "it's 5 %s"])
+def test_the_sql_of_failures_lists_them_for_a_person_who_runs_it(shop: Shop, key: str) -> None:
+    shop.add(["a", None], day=key)
+    shop.execute(statistics(shop).failures_sql(key).replace("SELECT", "CREATE TABLE listed AS SELECT", 1))
+    assert shop.column("SELECT row_key FROM listed") == ["2"]
+
+
 @pytest.mark.parametrize("total", [1, 7, 60])
 def test_a_histogram_has_every_row_once(shop: Shop, total: int) -> None:
     shop.add(["x" * n for n in range(1, total + 1)], day="monday")
