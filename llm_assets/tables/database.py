@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -100,11 +101,14 @@ class Database:
 
     @property
     def file(self) -> Path | None:
-        """The file of a SQLite database; None for one in memory and for any other kind."""
-        path = self._url.database
-        if self.dialect != "sqlite" or not path or path.startswith((":", "file:")):
+        """The file of a SQLite database, also of one by a `file:` URI; None for one in memory and any other kind."""
+        path, query = self._url.database or "", self._url.query
+        if self.dialect != "sqlite":
             return None
-        return Path(path).expanduser()
+        if path.startswith("file:") and "uri" in query:
+            in_memory = query.get("mode") == "memory" or query.get("vfs") == "memdb"
+            path = "" if in_memory else unquote(urlsplit(path).path)
+        return Path(path).expanduser() if path and not path.startswith(":") else None
 
     @property
     def is_absent(self) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from llm_assets.errors import DatabaseError, SourceError
 from llm_assets.pipeline import Pipeline
 from llm_assets.records import Partition
-from llm_assets.tables import Database, Source, SourceTable, Store
+from llm_assets.tables import Database, Source, SourceTable, Store, run_locks
 from tests.postgres import PostgresServer
 from tests.tables.shop import SENTIMENT, RecordingEngine, Shop, only
 
@@ -134,6 +134,30 @@ def test_a_source_in_sqlite_is_not_changed_and_may_be_read_only(tmp_path: Path) 
         pipeline = Pipeline(Source(table="reviews"), [SENTIMENT], RecordingEngine(), database, answers)
         assert only(pipeline.run(Partition(), "run")).rows_done == 1
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("uri", ["file:{}", "file://{}", "file://localhost{}"])
+def test_a_sqlite_file_is_one_and_locked_as_one_by_path_and_by_uri(tmp_path: Path, uri: str) -> None:
+    path = tmp_path / "my 100%.db"
+    by_path = Database(f"sqlite:///{path}")
+    by_uri = Database(f"sqlite:///{uri.format(str(path).replace('%', '%25').replace(' ', '%20'))}?uri=true")
+    by_uri.check()
+    assert path.exists()
+    assert by_uri.file == by_path.file
+    assert by_uri.is_same(by_path)
+    first, second = run_locks(by_uri), run_locks(by_path)
+    assert first.acquire(["reviews_sentiment monday"])
+    assert not second.acquire(["reviews_sentiment monday"])
+    first.close()
+    assert second.acquire(["reviews_sentiment monday"])
+    second.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file::memory:?uri=true", "sqlite:///file:x?mode=memory&uri=1"]
+)
+def test_a_database_in_memory_has_no_file(url: str) -> None:
+    assert Database(url).file is None
 
 
 def test_an_output_database_that_is_read_only_is_named(tmp_path: Path) -> None:
