@@ -14,7 +14,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
-from llm_assets.errors import DatabaseAwayError, DatabaseError
+from llm_assets.errors import ConfigError, DatabaseAwayError, DatabaseError
 from llm_assets.secrets import masked_logger, remember
 
 OUTPUT_DIALECTS = ("sqlite", "postgresql")
@@ -43,7 +43,7 @@ class Database:
     """A database by its SQLAlchemy URL. Nothing is connected before the first use.
 
     Raises:
-        DatabaseError: the URL does not parse, or its driver is not installed.
+        ConfigError: the URL does not parse, or its driver is not installed. To try again would not help.
     """
 
     def __init__(self, url: str) -> None:
@@ -54,7 +54,7 @@ class Database:
                 raise ValueError
         except (ArgumentError, ValueError):
             # The text itself may hold a password.
-            raise DatabaseError(
+            raise ConfigError(
                 "The database URL does not parse. Write dialect://user:password@host:port/database, for example "
                 "postgresql://me@localhost/shop or sqlite:///shop.db; escape special characters in a password."
             ) from None
@@ -81,7 +81,7 @@ class Database:
                 self._url, connect_args=arguments, pool_pre_ping=True, hide_parameters=True, **batched
             )
         except (NoSuchModuleError, ImportError) as error:
-            raise DatabaseError(
+            raise ConfigError(
                 f"The driver of {self.name} is not installed: {error}. For Postgres install llm_assets[postgres]."
             ) from None
         if self.dialect == "sqlite":

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.exc import DataError
 
-from llm_assets.errors import ConfigError, DatabaseError, OutputTableError, SourceError
+from llm_assets.errors import ConfigError, OutputTableError, SourceError
 from llm_assets.records import Answer, Column, Failure, Key
 from llm_assets.secrets import masked
 from llm_assets.tables.batch import AnsweredRow, AnswerToWrite, Batch, FailedRow, FailureToWrite, UnstorableError
@@ -38,16 +38,15 @@ class Store:
     """The output tables of one source.
 
     Raises:
-        DatabaseError: the database is neither SQLite nor Postgres.
+        ConfigError: the database is neither SQLite nor Postgres, or a task's column has the name of a key column.
         OutputTableError: a table exists with columns that differ from those this package writes.
-        ConfigError: a task's column has the name of a key column.
     """
 
     def __init__(
         self, database: Database, source: SourceTable, outputs: Sequence[Output], schema: str | None = None
     ) -> None:
         if database.dialect not in OUTPUT_DIALECTS:
-            raise DatabaseError(
+            raise ConfigError(
                 f"Answers cannot be written to {database.name}: its kind is {database.dialect!r}. Write them to one of "
                 f"{', '.join(OUTPUT_DIALECTS)}; any SQLAlchemy database can be the source."
             )

@@ -46,9 +46,10 @@ class AnsweredView:
         name: The view's name, in place of `<table>_answered`.
 
     Raises:
-        DatabaseError: the database cannot be opened, or is neither SQLite nor Postgres.
+        DatabaseError: the database cannot be opened.
         SourceError: there is no such source, or it has no key.
-        ConfigError: two columns of the view would have one name, or a name is too long.
+        ConfigError: the database is neither SQLite nor Postgres, two columns of the view would have one name, or a
+            name is too long.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class AnsweredView:
         name: str | None = None,
     ) -> None:
         if database.dialect not in OUTPUT_DIALECTS:
-            raise DatabaseError(
+            raise ConfigError(
                 f"{database.name} holds no answers: its kind is {database.dialect!r}, and they are written to "
                 f"{' or '.join(OUTPUT_DIALECTS)}."
             )

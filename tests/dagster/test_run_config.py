@@ -159,6 +159,24 @@ def test_a_step_that_fails_because_of_its_rows_is_not_tried_again(shop: Shop) ->
     assert "STEP_UP_FOR_RETRY" not in [event.event_type_value for event in result.all_events]
 
 
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nosuchsql://host/shop", "The driver of nosuchsql://host/shop is not installed"),
+        ("nonsense", "The database URL does not parse"),
+    ],
+)
+def test_a_step_with_a_database_that_cannot_be_is_not_tried_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, url: str, message: str
+) -> None:
+    monkeypatch.setattr(execute, "STEP_RETRY_SECONDS", 0)
+    shop.url = url
+    result = materialize(shop, DummyEngine(), raise_on_error=False)
+    [failed] = [event for event in result.all_events if event.is_step_failure]
+    assert "STEP_UP_FOR_RETRY" not in [event.event_type_value for event in result.all_events]
+    assert message in str(failed.step_failure_data.error)
+
+
 def test_the_package_logs_into_the_run(shop: Shop, tmp_path: Path) -> None:
     from llm_assets.dagster.local import prepare_instance
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_assets.errors import DatabaseError, SourceError
+from llm_assets.errors import ConfigError, DatabaseError, LLMAssetsError, SourceError
 from llm_assets.pipeline import Pipeline
 from llm_assets.records import Partition
 from llm_assets.tables import Database, Source, SourceTable, Store, run_locks
@@ -19,7 +19,7 @@ from tests.tables.shop import SENTIMENT, RecordingEngine, Shop, only
 SECRET = "hunter2"
 
 
-def fail_to_open(url: str) -> str:
+def fail_to_open(url: str, error: type[LLMAssetsError] = DatabaseError) -> str:
     """Build a pipeline on a database that cannot be used; return all that is said about it."""
     engine = RecordingEngine()
 
@@ -27,7 +27,7 @@ def fail_to_open(url: str) -> str:
         database = Database(url)
         return Pipeline(Source(table="reviews"), [SENTIMENT], engine, database, database)
 
-    with pytest.raises(DatabaseError) as caught:
+    with pytest.raises(error) as caught:
         build()
     assert (engine.loads, engine.runs) == (0, 0)
     said = "".join(traceback.format_exception(caught.value, chain=True))
@@ -110,14 +110,14 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_url_that_does_not_parse_is_not_repeated(url: str) -> None:
-    message = fail_to_open(url)
+    message = fail_to_open(url, ConfigError)
     assert "does not parse. Write dialect://user:password@host:port/database, for example" in message
     assert "escape special characters in a password" in message
 
 
 @pytest.mark.parametrize("url", [f"nosuchsql://me:{SECRET}@h/shop", f"postgresql+pg8000://me:{SECRET}@h/shop"])
 def test_a_driver_that_is_not_installed_is_named(url: str) -> None:
-    message = fail_to_open(url)
+    message = fail_to_open(url, ConfigError)
     assert f"The driver of {url.replace(SECRET, '***')} is not installed" in message
 
 
@@ -196,7 +196,7 @@ def test_answers_go_to_sqlite_or_postgres_only(sqlite_url: str) -> None:
     shop = Shop(sqlite_url)
     source = SourceTable(shop.database, Source(table="reviews"), ["text"])
     with pytest.raises(
-        DatabaseError, match=r"mysql://me:\*\*\*@h/shop: its kind is 'mysql'. Write them to one of sqlite"
+        ConfigError, match=r"mysql://me:\*\*\*@h/shop: its kind is 'mysql'. Write them to one of sqlite"
     ):
         Store(Database(f"mysql://me:{SECRET}@h/shop"), source, [])
 

@@ -367,7 +367,7 @@ def test_a_view_stands_in_the_schema_of_the_answers(postgres_url: str) -> None:
 
 
 def test_a_database_that_holds_no_answers_is_refused() -> None:
-    with pytest.raises(DatabaseError, match="holds no answers: its kind is 'mysql'"):
+    with pytest.raises(ConfigError, match="holds no answers: its kind is 'mysql'"):
         AnsweredView(Database("mysql://x/y"), REVIEWS, [])
 
 
