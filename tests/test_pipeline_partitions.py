@@ -221,6 +221,8 @@ def test_a_partition_whose_key_is_not_unique_does_not_stop_the_others(shop: Shop
     assert first == "2 of 4 partitions failed. What the others have is complete."
     assert tuesday.startswith("tuesday: Table 'loose': the key (id) is not unique: id=2 stands in several rows")
     assert wednesday.startswith("wednesday: Table 'loose': the key column 'id' is NULL in some rows")
+    found = dict(shop.rows("SELECT partition_key, status FROM llm_throughput"))
+    assert found == {"monday": "complete", "tuesday": "failed", "wednesday": "failed", "thursday": "complete"}
 
 
 def test_two_partitions_with_one_key_do_not_overwrite_each_others_answers(shop: Shop) -> None:

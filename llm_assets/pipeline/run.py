@@ -84,6 +84,9 @@ class Run:
         self.outcomes.begin()
         todo = [part for part in self.slices if part.error is None]
         try:
+            for part in self.slices:
+                if part.error is not None:
+                    self.outcomes.finish(part)
             while todo:
                 taken: list[Slice] = []
                 yield from self._work(todo, taken)

@@ -103,7 +103,9 @@ class Store:
     def _check_owner(self, connection: sa.Connection) -> None:
         """Raise an OutputTableError if another source writes to the same tables: each would remove the other's rows."""
         mine, table = self._source.source, self._throughput
-        query = sa.select(table.c.source).distinct().where(table.c.task.in_(self._results), table.c.source != mine.name)
+        # A source of which no row was ever read, such as one that could not be, has no answers there.
+        others = (table.c.source != mine.name, table.c.rows_read > 0)
+        query = sa.select(table.c.source).distinct().where(table.c.task.in_(self._results), *others)
         for other in connection.execute(query).scalars():
             # A source stands there as table, or as schema.table.
             if mine.output_prefix in (output_prefix(other), output_prefix(other.partition(".")[2])):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from llm_assets.errors import DatabaseError, OutputTableError
+from llm_assets.errors import DatabaseError, OutputTableError, SourceError
 from llm_assets.pipeline import Pipeline
 from llm_assets.tables import Database, Source, prune_ledger
 from llm_assets.tasks import Extract, Generate
@@ -312,6 +312,19 @@ def test_two_sources_cannot_write_to_the_same_output_tables(shop: Shop) -> None:
         shop.pipeline(source=Source(table="a_b"))
     assert shop.column("SELECT count(*) FROM a_b_sentiment") == [1]
     shop.run(source=Source(table="a b"))
+
+
+def test_a_source_that_could_not_be_read_owns_no_output_tables(shop: Shop) -> None:
+    for name, id in (("a b", None), ("a_b", 1)):
+        shop.execute(f'CREATE TABLE "{name}" (id INTEGER, text TEXT)')
+        shop.insert(name, [{"id": id, "text": name}])
+    with pytest.raises(SourceError, match="'id' is NULL in some rows"):
+        shop.run(source=Source(table="a b", key=("id",)))
+    shop.run(source=Source(table="a_b", key=("id",)))
+    assert shop.rows("SELECT source, status FROM llm_throughput ORDER BY source") == [
+        ("a b", "failed"),
+        ("a_b", "complete"),
+    ]
 
 
 def test_the_ledger_is_pruned_by_age_and_the_answers_stay(shop: Shop) -> None:
