@@ -152,7 +152,7 @@ class Statistics:
             if whole:
                 width = max(1, -int(-width // 1))
                 bins = -int(-(span[1] - first) // width)
-                place = (value - int(first)) // width
+                place = self._steps(value, int(first), width)
             else:
                 width = width or 1.0
                 place = self._floor((value - first) / width)
@@ -240,6 +240,12 @@ class Statistics:
     @property
     def _is_postgres(self) -> bool:
         return self.database.dialect == "postgresql"
+
+    def _steps(self, value: sa.ColumnElement[int], first: int, width: int) -> sa.ColumnElement[Any]:
+        """How many whole widths a value lies behind the first."""
+        if self._is_postgres:  # whose integers do not hold every difference of two of them
+            return sa.func.div(sa.cast(value, sa.Numeric) - first, width)
+        return (value - first) // width
 
     def _floor(self, value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
         """SQLite's cast cuts the fraction off, and not every build has floor(); Postgres' cast rounds."""

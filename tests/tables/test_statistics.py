@@ -1,8 +1,11 @@
 """Counting answers and looking at some of them, on both databases."""
 
+import json
+
 import pytest
 
-from tests.tables.shop import SENTIMENT, Shop, day
+from llm_assets.tasks import Extract
+from tests.tables.shop import SENTIMENT, FaultyEngine, Shop, day
 
 
 def statistics(shop: Shop):
@@ -58,6 +61,16 @@ def test_a_histogram_has_every_row_once(shop: Shop, total: int) -> None:
     assert (len(confidence.edges), sum(confidence.counts)) == (21, total)
     assert confidence.counts[-1] >= 1
     assert found.histogram("prompt_tokens", "sunday", 20).counts == ()
+
+
+def test_a_histogram_spans_all_integers(shop: Shop) -> None:
+    values = (-(2**63), -1, 0, 2**63 - 1)
+    shop.add([str(value) for value in values], day="monday")
+    task = Extract(name="facts", schema={"type": "object", "properties": {"n": {"type": "integer"}}})
+    engine = FaultyEngine(answers={str(value): json.dumps({"n": value}) for value in values})
+    shop.run(task, engine=engine, column="day", partition=day("monday"))
+    histogram = shop.pipeline(task).store.statistics("facts").histogram("n", "monday", 4)
+    assert (histogram.edges[0], histogram.edges[-1], histogram.counts) == (-(2**63), 2**63, (1, 1, 1, 1))
 
 
 def test_earlier_partitions_are_the_last_ones_before(shop: Shop) -> None:
