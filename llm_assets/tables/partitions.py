@@ -40,11 +40,13 @@ class ColumnOf:
         Raises:
             SourceError: the column's type holds no such value, or no time.
         """
+        # To SQLite, a number in a column without a type is never equal to text.
+        column = sa.cast(self.column, sa.Text) if self._has_no_type else self.column
         if isinstance(condition, Equals):
-            return self.column == self.value(condition.value)
+            return column == self.value(condition.value)
         if isinstance(condition, OneOf):
             values = [self.value(text) for text in condition.values]
-            return self.column.in_(values) if values else sa.false()
+            return column.in_(values) if values else sa.false()
         self._check_is_time()
         if self.dialect == "sqlite":
             since = _in_sqlite(self.column, condition.start, lambda time, bound: time >= bound)
@@ -98,10 +100,16 @@ class ColumnOf:
         # Text beside a column of some types is read as their value by the database.
         read_by_database = again == text and (
             isinstance(value, Decimal | date | UUID)
+            or (isinstance(value, int) and self._has_no_type)
             or (isinstance(value, int | float) and isinstance(self.kind, sa.Numeric))
         )
         same = again == value and isinstance(again, str) == isinstance(value, str)
         return text if (same or read_by_database) and "\ufffd" not in text else None
+
+    @property
+    def _has_no_type(self) -> bool:
+        """Whether this is a column of SQLite without a declared type, as one that a SELECT or a view computes."""
+        return self.dialect == "sqlite" and isinstance(self.kind, sa.types.NullType)
 
     def _no_value(self, text: str) -> SourceError:
         return SourceError(f"Partition {text!r} is no value of column {self.column.name!r}, whose type is {self.kind}.")

@@ -346,7 +346,7 @@ class SourceTable:
             found = list(connection.execute(query).scalars())
         texts = [(self.column_of(column).text(value), value) for value in found if value is not None]
         return ColumnValues(
-            sorted(text for text, _ in texts if text is not None),
+            sorted({text for text, _ in texts if text is not None}),
             [value for text, value in texts if text is None],
             None in found,
         )

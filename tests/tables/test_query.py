@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from llm_assets.errors import SourceError
 from llm_assets.pipeline import Pipeline
-from llm_assets.records import Partition, Within
+from llm_assets.records import Equals, OneOf, Partition, Within
 from llm_assets.tables import Database, Source, SourceTable
 from llm_assets.tables.source_table import CHUNK_ROWS
 from tests.tables.shop import SENTIMENT, RecordingEngine, Shop, only, outcomes
@@ -113,6 +113,33 @@ def test_partitions_and_conditions_go_over_the_query(letters: Shop) -> None:
     }
     assert [table.count(days[day]) for day in (1, 2, 3)] == [1, 1, 0]
     assert table.present(days[2], [(0,), (1,), (2,)]) == {(1,)}
+
+
+@pytest.mark.parametrize(
+    ("expression", "texts", "rows"),
+    [
+        ("id + 2025", ["2025", "2026", "2027"], 3),
+        ("upper(text)", ["FINE", "LATE", "ODD"], 3),
+        ("date(at)", ["2026-11-01", "2026-11-02", "2026-11-03"], 3),
+        ("CASE id WHEN 0 THEN 7 WHEN 1 THEN '7' END", ["7"], 2),
+    ],
+)
+def test_a_computed_column_of_sqlite_cuts_by_the_texts_of_its_values(
+    sqlite_url: str, expression: str, texts: list[str], rows: int
+) -> None:
+    shop = Shop(sqlite_url)
+    shop.execute("CREATE TABLE letters (id INTEGER PRIMARY KEY, at TEXT, text TEXT)")
+    shop.insert(
+        "letters",
+        [{"id": n, "at": f"2026-11-0{n + 1}", "text": text} for n, text in enumerate(("fine", "late", "odd"))],
+    )
+    query = f"SELECT id, {expression} AS part, text FROM letters"
+    shop.execute(f"CREATE VIEW seen AS {query}")
+    for each in (source(query), Source(table="seen", key=("id",))):
+        table = SourceTable(shop.database, each, ["text"], ["part"])
+        assert sum(table.count(Partition(text, (Equals("part", text),))) for text in texts) == rows
+        assert table.count(Partition("some", (OneOf("part", tuple(texts)),))) == rows
+        assert table.values("part", 10).texts == texts
 
 
 @pytest.mark.parametrize(
