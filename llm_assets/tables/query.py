@@ -86,7 +86,8 @@ def _types_in_postgres(connection: sa.Connection, codes: Sequence[int]) -> list[
     types: list[sa.types.TypeEngine[Any]] = []
     for code in codes:
         name = declared.get(code, "")
-        kind = known.get(name)
-        timezone = {"timezone": True} if name.endswith("with time zone") else {}
-        types.append(kind(**timezone) if kind is not None else sa.types.NULLTYPE)
+        kind = known.get(name.removesuffix("[]"))
+        timezone = {"timezone": True} if name.removesuffix("[]").endswith("with time zone") else {}
+        found = kind(**timezone) if kind is not None else sa.types.NULLTYPE
+        types.append(sa.ARRAY(found) if name.endswith("[]") else found)
     return types

@@ -24,6 +24,13 @@ class Source(BaseModel):
     def _one_column_is_a_key(cls, key: Any) -> Any:
         return (key,) if isinstance(key, str) else key
 
+    @field_validator("key")
+    @classmethod
+    def _key_names_each_column_once(cls, key: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := next((name for name in key if key.count(name) > 1), None):
+            raise ConfigError(f"The key ({', '.join(key)}) has the column {twice!r} twice. Name it once.")
+        return key
+
     @field_validator("table")
     @classmethod
     def _table_has_a_name(cls, table: str) -> str:

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import HSTORE
 from sqlalchemy.exc import DataError, DBAPIError, NoSuchTableError
 
 from llm_assets.errors import SourceError, did_you_mean
@@ -253,11 +254,17 @@ class SourceTable:
             self.check_column(name, use)
         primary, unique = self._unique_columns(inspector) if source.query is None else ((), [])
         key = source.key or primary
-        for name in key:
-            if self.database.dialect == "postgresql" and isinstance(self._types[name], sa.LargeBinary):
+        for name in key if self.database.dialect == "postgresql" else ():
+            if isinstance(self._types[name], sa.LargeBinary):
                 raise SourceError(
                     f"{source.title}: the key column {name!r} is binary. Read it through a view as text: "
                     f"encode({name}, 'hex')."
+                )
+            # Their values are lists and mappings to Python, by which no row can be looked up.
+            if isinstance(self._types[name], sa.ARRAY | sa.JSON | HSTORE):
+                raise SourceError(
+                    f"{source.title}: the key column {name!r} is {self._types[name]}, and its values name no rows. "
+                    f"Read it through a view as text: CAST({name} AS TEXT)."
                 )
         if not key:
             raise SourceError(

@@ -174,6 +174,21 @@ def test_a_query_in_sqlite_is_answered_in_postgres(tmp_path: Path, postgres_url:
     output.close()
 
 
+@pytest.mark.parametrize(
+    ("expression", "kind"), [("ARRAY[text]", "ARRAY"), ("to_jsonb(text)", "JSONB"), ("to_json(text)", "JSON")]
+)
+def test_a_key_of_lists_or_json_in_postgres_is_refused_with_the_way_out(
+    postgres_url: str, expression: str, kind: str
+) -> None:
+    shop = Shop(postgres_url)
+    query = f"SELECT {expression} AS key, text FROM reviews"
+    message = f"the key column 'key' is {kind}, and its values name no rows. Read it through a view as text: CAST(key"
+    assert message in refused(shop, query, key="key")
+    shop.execute(f"CREATE VIEW seen AS {query}")
+    with pytest.raises(SourceError, match=r"the key column 'key' is \S+, and its values name no rows"):
+        SourceTable(shop.database, Source(table="seen", key=("key",)), ["text"])
+
+
 def test_columns_are_checked_before_a_row_is_read(letters: Shop) -> None:
     assert "The query of 'mail' has no column 'text', which a text template names." in refused(
         letters, "SELECT id, text AS body FROM letters"

@@ -168,6 +168,11 @@ def test_keys_of_every_kind_are_written_to_the_other_database(sqlite_url: str, p
     assert found == {kind: [(len(values), 0), (0, len(values))] for kind, values in kinds.items()}
 
 
+def test_a_key_with_a_column_twice_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"The key \(id, day, id\) has the column 'id' twice\. Name it once"):
+        Source(table="reviews", key=("id", "day", "id"))
+
+
 def test_a_binary_key_in_postgres_is_refused_with_the_way_out(postgres_url: str) -> None:
     shop = Shop(postgres_url)
     shop.execute("CREATE TABLE t (code BYTEA PRIMARY KEY, text TEXT)", "INSERT INTO t VALUES ('\\x00ff', 'a')")
