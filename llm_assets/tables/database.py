@@ -255,11 +255,13 @@ def _configure_sqlite(connection: sqlite3.Connection, _: object) -> None:
 
 
 def _configure_psycopg2(connection: Any, _: object) -> None:
-    """Read dates and times that Python cannot hold, such as 44 BC, as Postgres writes them."""
+    """Read dates and times that Python cannot hold, such as 44 BC and infinity, as Postgres writes them."""
     from psycopg2 import extensions
 
     def lenient(reader: Any) -> Any:
         def read(value: Any, cursor: Any) -> object:
+            if value in ("infinity", "-infinity"):  # to psycopg2 the last and the first day that Python has
+                return value
             try:
                 return reader(value, cursor)
             except (ValueError, OverflowError):
