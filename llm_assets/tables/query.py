@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 
 from llm_assets.errors import SourceError
@@ -30,14 +31,14 @@ def query_columns(database: Database, query: str, name: str) -> dict[str, sa.typ
         with database.engine.connect() as connection:
             nothing = sa.select(sa.literal_column("*")).select_from(subselect(query, [], "q")).where(sa.false())
             result = connection.execute(nothing)
-            codes = [column[1] for column in result.cursor.description]  # pyright: ignore[reportOptionalMemberAccess]
+            described = list(result.cursor.description)  # pyright: ignore[reportOptionalMemberAccess]
             names = list(result.keys())
             for column in names:
                 if names.count(column) > 1:
                     raise SourceError(
                         f"The query of source {name!r} has two columns named {column!r}. Give one another name with AS."
                     )
-            return dict(zip(names, _types(connection, query, names, codes), strict=True))
+            return dict(zip(names, _types(connection, query, names, described), strict=True))
     except DBAPIError as error:
         if passes(error):
             raise
@@ -57,13 +58,13 @@ def _statement(query: str) -> str:
 
 
 def _types(
-    connection: sa.Connection, query: str, names: Sequence[str], codes: Sequence[Any]
+    connection: sa.Connection, query: str, names: Sequence[str], described: Sequence[Sequence[Any]]
 ) -> list[sa.types.TypeEngine[Any]]:
     match connection.dialect.name:
         case "sqlite":
             found = _types_in_sqlite(connection, query)
         case "postgresql":
-            found = dict(zip(names, _types_in_postgres(connection, codes), strict=True))
+            found = dict(zip(names, _types_in_postgres(connection, described), strict=True))
         case _:
             found = {}
     return [found.get(name, sa.types.NULLTYPE) for name in names]
@@ -78,16 +79,25 @@ def _types_in_sqlite(connection: sa.Connection, query: str) -> dict[str, sa.type
         connection.exec_driver_sql(f"DROP VIEW {PROBE}")
 
 
-def _types_in_postgres(connection: sa.Connection, codes: Sequence[int]) -> list[sa.types.TypeEngine[Any]]:
+def _types_in_postgres(connection: sa.Connection, described: Sequence[Sequence[Any]]) -> list[sa.types.TypeEngine[Any]]:
     """A view would need the right to make one, and a server that is no replica. The result has the types' numbers."""
     query = sa.text("SELECT oid, format_type(oid, NULL) FROM pg_type WHERE oid = ANY(:codes)")
-    declared: dict[int, str] = dict(connection.execute(query, {"codes": list(codes)}).tuples().all())
+    codes = [column[1] for column in described]
+    declared: dict[int, str] = dict(connection.execute(query, {"codes": codes}).tuples().all())
     known = connection.dialect.ischema_names  # pyright: ignore[reportAttributeAccessIssue]
     types: list[sa.types.TypeEngine[Any]] = []
-    for code in codes:
+    for _, code, _, size, *_ in described:
         name = declared.get(code, "")
-        kind = known.get(name.removesuffix("[]"))
-        timezone = {"timezone": True} if name.removesuffix("[]").endswith("with time zone") else {}
-        found = kind(**timezone) if kind is not None else sa.types.NULLTYPE
-        types.append(sa.ARRAY(found) if name.endswith("[]") else found)
+        element = name.removesuffix("[]")
+        if name == "character":
+            # Without a length it would be that of one character.
+            types.append(sa.CHAR(size) if size and size > 0 else sa.Text())
+        elif element.startswith("bit"):
+            found = postgresql.BIT(varying=True)  # likewise
+            types.append(sa.ARRAY(found) if name != element else found)
+        else:
+            kind = known.get(element)
+            timezone = {"timezone": True} if element.endswith("with time zone") else {}
+            found = kind(**timezone) if kind is not None else sa.types.NULLTYPE
+            types.append(sa.ARRAY(found) if name != element else found)
     return types

@@ -8,9 +8,9 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 
 from llm_assets.errors import SourceError
-from llm_assets.pipeline import Pipeline
+from llm_assets.pipeline import Pipeline, task_outputs
 from llm_assets.records import Equals, OneOf, Partition, Within
-from llm_assets.tables import Database, Source, SourceTable
+from llm_assets.tables import AnsweredView, Database, Source, SourceTable
 from llm_assets.tables.source_table import CHUNK_ROWS
 from tests.tables.shop import SENTIMENT, RecordingEngine, Shop, only, outcomes
 
@@ -159,6 +159,27 @@ def test_keys_of_every_type_are_found_again(shop: Shop, expression: str, value: 
     if value is not None:
         with shop.database.engine.connect() as connection:
             assert connection.execute(sa.text("SELECT key FROM mail_sentiment")).scalar() == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [("CHAR(5)", "ab   "), ("BPCHAR", "ab"), ("BIT(3)", "101"), ("BIT(9)", "1" * 9), ("VARBIT", "1")]
+)
+def test_keys_of_kinds_with_a_length_are_stored_and_found_again(postgres_url: str, kind: str, value: str) -> None:
+    shop = Shop(postgres_url)
+    shop.execute(f"CREATE TABLE t (code {kind} PRIMARY KEY, text TEXT)", f"INSERT INTO t VALUES ('{value}', 'x')")
+    query = source("SELECT code, text FROM t", key="code")
+    assert only(shop.run(SENTIMENT, source=query)).rows_answered == 1
+    assert outcomes(only(shop.run(SENTIMENT, source=query))) == (0, 0, 1, 0)
+    assert shop.column("SELECT code FROM t JOIN mail_sentiment USING (code)") == [value]
+
+
+def test_a_padded_key_finds_its_reason_in_the_view(postgres_url: str) -> None:
+    shop = Shop(postgres_url)
+    shop.execute("CREATE TABLE t (code CHAR(5) PRIMARY KEY, text TEXT)", "INSERT INTO t VALUES ('ab', '')")
+    query = source("SELECT code, text FROM t", key="code")
+    shop.run(SENTIMENT, source=query)
+    AnsweredView(shop.database, query, task_outputs(query, [SENTIMENT])).create()
+    assert shop.column("SELECT sentiment_failed FROM mail_answered") == ["empty_text"]
 
 
 def test_a_query_in_sqlite_is_answered_in_postgres(tmp_path: Path, postgres_url: str) -> None:
