@@ -35,26 +35,34 @@ LONGEST_KEY_TEXT = 2000
 
 
 class AsInSource(sa.types.UserDefinedType[Any]):
-    """A type by its declaration. Values pass as the driver gives them, so a stored key equals the key that was read."""
+    """A type by its declaration. Values pass as the driver gives them, so a stored key equals the key that was read.
+
+    `created` is whether someone created it in its database.
+    """
 
     cache_ok = True
 
-    def __init__(self, declaration: str = "") -> None:
+    def __init__(self, declaration: str = "", created: bool = False) -> None:
         self.declaration = declaration
+        self.created = created
 
     def get_col_spec(self, **_: Any) -> str:
         return self.declaration
+
+
+def is_created(kind: Any) -> bool:
+    """Return whether someone created a type in its database, so that another one may not have it."""
+    return isinstance(kind, sa.Enum | postgresql.DOMAIN | postgresql.CITEXT)
 
 
 def key_type(kind: Any, source: Database, output: Database) -> Any:
     """Return the type of a key column in an output table: as in the source where that can be, so that both join."""
     if isinstance(kind, sa.Integer):
         return sa.BigInteger()
-    # Types that someone created in the source's database may not exist in another one.
-    created = isinstance(kind, sa.Enum | postgresql.DOMAIN | postgresql.CITEXT)
+    created = is_created(kind)
     if source.url == output.url or (source.dialect == output.dialect and not created):
         try:
-            return AsInSource(kind.compile(dialect=output.engine.dialect))
+            return AsInSource(kind.compile(dialect=output.engine.dialect), created)
         except CompileError:
             # No type is known: a view's expression in SQLite, whose values keep their own; or an extension's type.
             return AsInSource("BLOB") if output.dialect == "sqlite" else sa.Text()

@@ -1,6 +1,6 @@
 """The package's tables made, and those of an earlier version or of a task's earlier columns brought up to date."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from llm_assets.errors import DatabaseError, OutputTableError
+from llm_assets.tables.columns import is_created
 from llm_assets.tables.database import Database, reason_of
 from llm_assets.tables.names import plain
 
@@ -18,6 +19,16 @@ LAYOUT = 4
 `layout` and `expected_tokens` there. 4: `gpus`, `tokens_per_second_per_gpu`, `cost` and `currency` there.
 """
 
+AFFINITIES = {
+    "INTEGER": ("INT",),
+    "TEXT": ("CHAR", "CLOB", "TEXT"),
+    "BLOB": ("BLOB",),
+    "REAL": ("REAL", "FLOA", "DOUB"),
+}
+"""Parts of a declared type by the affinity that they give a SQLite column, in the order that it looks for them."""
+
+TEXTS = ("TEXT", "VARCHAR")
+
 
 def table_changes(
     connection: sa.Connection, metadata: sa.MetaData, version: sa.Table, database: Database
@@ -25,8 +36,8 @@ def table_changes(
     """Return the layout of the tables that exist, and the statements that add the columns that they lack.
 
     Raises:
-        OutputTableError: a table is not one of this package's, has columns that it no longer writes or writes as
-            another type, or was made by a later version.
+        OutputTableError: a table is not one of this package's, has another key, has columns that it no longer writes
+            or writes as another type, or was made by a later version.
     """
     inspector = sa.inspect(connection)
     existing = set(inspector.get_table_names(metadata.schema))
@@ -42,7 +53,7 @@ def table_changes(
         statement
         for table in metadata.sorted_tables
         if table.name in existing
-        for statement in _additions(connection, table, inspector.get_columns(table.name, metadata.schema), database)
+        for statement in _additions(connection, inspector, table, database)
     ]
     return stored, statements
 
@@ -66,14 +77,15 @@ def make_tables(connection: sa.Connection, metadata: sa.MetaData, version: sa.Ta
         raise DatabaseError(_refusal(error, statements, database)) from None
 
 
-def _additions(connection: sa.Connection, table: sa.Table, found: Sequence[Any], database: Database) -> list[str]:
+def _additions(connection: sa.Connection, inspector: sa.Inspector, table: sa.Table, database: Database) -> list[str]:
     """Return the statements that add what a table lacks."""
     dialect = connection.dialect
-    types = {column["name"]: column["type"] for column in found}
+    types = {column["name"]: column["type"] for column in inspector.get_columns(table.name, table.schema)}
     missing = [column for column in table.columns if column.name not in types]
     unknown = types.keys() - table.columns.keys()
     if any(not column.nullable and column.server_default is None for column in missing):
         raise OutputTableError(_not_ours(table, {column.name for column in missing}, unknown, database.name))
+    _check_key(dialect, table, types, inspector.get_pk_constraint(table.name, table.schema), database.name)
     other = [
         f"{column.name} is {types[column.name].compile(dialect)} there and {column.type.compile(dialect)} now"
         for column in table.columns
@@ -99,6 +111,56 @@ def _additions(connection: sa.Connection, table: sa.Table, found: Sequence[Any],
         if dialect.supports_comments:
             statements.append(str(sa.schema.SetColumnComment(column).compile(dialect=dialect)))
     return [plain(dialect, statement) for statement in statements]
+
+
+def _check_key(dialect: sa.Dialect, table: sa.Table, types: Mapping[str, Any], found: Any, database: str) -> None:
+    """Raise an OutputTableError if a table's key is not the source's, or cannot hold the source's values as they are.
+
+    A narrower type would round keys, so that one row gets the answer of another, or refuse them.
+    """
+    key = [column.name for column in table.primary_key]
+    where = f"The key of the output table {table.fullname!r} in {database}"
+    if set(found["constrained_columns"]) != set(key):
+        raise OutputTableError(
+            f"{where} is ({', '.join(found['constrained_columns'])}), and the source's is ({', '.join(key)}). Rename "
+            "or drop that table, or give the task another name."
+        )
+    changed = [column for column in table.primary_key if not _holds_alike(dialect, types[column.name], column.type)]
+    if not changed:
+        return
+    changes = "; ".join(
+        f"{column.name} is {types[column.name].compile(dialect)} there and {column.type.compile(dialect)} now"
+        for column in changed
+    )
+    message = f"{where} has changed: {changes}. Rename or drop that table, or give the task another name"
+    if dialect.name == "sqlite":  # which cannot change a column
+        raise OutputTableError(f"{message}.")
+    name, quote = dialect.identifier_preparer.format_table(table), dialect.identifier_preparer.quote
+    sql = "\n".join(
+        plain(dialect, f"ALTER TABLE {name} ALTER COLUMN {quote(column.name)} TYPE {column.type.compile(dialect)};")
+        for column in changed
+    )
+    raise OutputTableError(f"{message}, or change it:\n{sql}")
+
+
+def _holds_alike(dialect: sa.Dialect, found: Any, wanted: Any) -> bool:
+    """Whether a key column of the type that was found holds every value of the wanted one as it is."""
+    there, now = found.compile(dialect), wanted.compile(dialect)
+    if dialect.name == "sqlite":
+        return _affinity(there) in (_affinity(now), "BLOB")
+    if there in TEXTS:
+        # A type that someone created is text where the source is in another database, or reached by another URL.
+        return now.startswith(TEXTS) or getattr(wanted, "created", False)
+    # Without a length or a precision, a type holds what it holds with one.
+    return is_created(found) or now == there or now.startswith(f"{there}(")
+
+
+def _affinity(declared: str) -> str:
+    """What a SQLite column makes of values, by its declared type: https://sqlite.org/datatype3.html, 3.1."""
+    for affinity, words in AFFINITIES.items():
+        if any(word in declared.upper() for word in words):
+            return affinity
+    return "NUMERIC"
 
 
 def _not_ours(table: sa.Table, missing: set[str], unknown: set[str], database: str) -> str:
