@@ -28,14 +28,16 @@ from llm_assets.engines.vllm.messages import (
     SamplingCache,
     beam_completion,
     completion,
+    computing_more_than_one_token,
     refusals,
     refused,
+    runs_apart,
     structured_outputs,
 )
 from llm_assets.engines.vllm.settings import VllmSettings
 from llm_assets.errors import ConfigError, EngineError, ModelError
 from llm_assets.prompts import ChatTokenizer, load_tokenizer
-from llm_assets.records import BeamSearch, Completion, Constraint, EngineInfo, GenerateText, Request
+from llm_assets.records import BeamSearch, Completion, Constraint, EngineInfo, Request, ScoreTokens
 from llm_assets.secrets import masked_logger
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class VllmEngine:
     """Runs a model with vLLM, loading it at the first request.
 
     Requests are handed to vLLM as places come free and completions yielded as they finish. Beam searches, and requests
-    for the likeliest tokens at each step, run in batches of their own.
+    for the likeliest tokens at each step, run in batches of their own; with speculative decoding, scores do.
 
     Raises:
         ConfigError: the settings name a model directory that does not exist.
@@ -161,7 +163,8 @@ class VllmEngine:
         self._load()
         limit = self.most_in_flight
         most_tokens = self.most_tokens_in_flight
-        aside_limit = max(1, limit // 8)
+        # With speculative decoding, scores and texts take turns: the fewer the turns, the fuller the steps.
+        aside_limit = limit if self._speculates else max(1, limit // 8)
         self._runs += 1
         pending = iter(requests)
         in_flight: dict[str, Request] = {}
@@ -177,27 +180,32 @@ class VllmEngine:
                     request = next(pending, None)
                     if request is None:
                         exhausted = True
-                    elif _runs_apart(request):
+                    elif runs_apart(request, in_flight, self._speculates):
                         aside.append(request)
                     else:
                         yield from self._submit(request, in_flight)
                 if in_flight:
                     yield from self._step(in_flight)
-                elif aside:
-                    beams = [request for request in aside if isinstance(request.ask, BeamSearch)]
-                    yield from self._search_beams(beams)
-                    for request in aside:
-                        if request not in beams:
-                            yield from self._submit(request, in_flight)
-                    while in_flight:
-                        yield from self._step(in_flight)
-                    aside = []
-                elif exhausted:
+                elif exhausted and not aside:
                     return
+                if aside and not in_flight:
+                    waiting, aside = aside, []
+                    yield from self._search_beams([item for item in waiting if isinstance(item.ask, BeamSearch)])
+                    for request in waiting:
+                        while self._tokens >= most_tokens:
+                            yield from self._step(in_flight)
+                        if not isinstance(request.ask, BeamSearch):
+                            yield from self._submit(request, in_flight)
+                    while in_flight and not self._speculates:
+                        yield from self._step(in_flight)
         finally:
             self._idle.end()
             if in_flight and self._llm is not None:
                 self._llm.llm_engine.abort_request(list(in_flight))
+
+    @property
+    def _speculates(self) -> bool:
+        return self._load().vllm_config.speculative_config is not None
 
     @property
     def most_in_flight(self) -> int:
@@ -287,7 +295,10 @@ class VllmEngine:
         name = f"{self._runs}-{request.id}"
         try:
             prompt: Any = {"type": "token", "prompt_token_ids": request.prompt_token_ids}  # ready for the engine
-            self._load().add_request(name, prompt, self._sampling.params(request.ask))
+            params = self._sampling.params(request.ask)
+            if self._speculates and isinstance(request.ask, ScoreTokens):
+                params = computing_more_than_one_token(params, len(request.prompt_token_ids), self.cache_block)
+            self._load().add_request(name, prompt, params)
         except refusals() as error:
             yield refused(request, error)
         except Exception as error:  # as in _step
@@ -387,13 +398,3 @@ class VllmEngine:
             if self._watcher is not None:
                 self._watch_stopped = on_first_end(self._mark, self._wake)
         return self._llm.llm_engine
-
-
-def _runs_apart(request: Request) -> bool:
-    """Whether a request cannot share the engine's steps with others.
-
-    vLLM's beam search takes the whole engine. And when one request of a step names tokens to score, vLLM's sampler
-    returns those in place of the likeliest tokens that another request of the same step asked for.
-    """
-    ask = request.ask
-    return isinstance(ask, BeamSearch) or (isinstance(ask, GenerateText) and bool(ask.sampling.get("logprobs")))

@@ -3,11 +3,13 @@
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 from llm_assets.prompts import Tokenizer
 from llm_assets.records import (
     Ask,
+    BeamSearch,
     Candidate,
     Completion,
     Constraint,
@@ -88,6 +90,34 @@ class SamplingCache:
             # What was asked is kept with its parameters, so that no other object can get its id.
             known = self._known[id(ask)] = (ask, self._make(ask))
         return known[1]
+
+
+def runs_apart(request: Request, in_flight: Mapping[str, Request], speculates: bool) -> bool:
+    """Whether a request cannot share the engine's steps with those in flight.
+
+    vLLM's beam search takes the whole engine. And when one request of a step names tokens to score, vLLM's sampler
+    returns those in place of the likeliest tokens that another request of the same step asked for. In a step with
+    drafts of speculative decoding it takes them for all tokens, and fails, or returns no scores.
+    """
+    ask = request.ask
+    if isinstance(ask, BeamSearch):
+        return True
+    if speculates:
+        other = next(iter(in_flight.values()), request).ask
+        return isinstance(ask, ScoreTokens) != isinstance(other, ScoreTokens)
+    return isinstance(ask, GenerateText) and bool(ask.sampling.get("logprobs"))
+
+
+def computing_more_than_one_token(params: Any, prompt_tokens: int, cache_block: int) -> Any:
+    """Return SamplingParams with which vLLM computes more than the last token of a prompt.
+
+    With speculative decoding, vLLM takes a prompt that is cached but for one token for an answer that goes on, and puts
+    drafts behind it: their step would have no scores.
+    """
+    if cache_block and (prompt_tokens - 1) % cache_block == 0:
+        params = copy(params)
+        params.skip_reading_prefix_cache = True
+    return params
 
 
 def refusals() -> tuple[type[Exception], ...]:
