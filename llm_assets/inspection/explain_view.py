@@ -227,7 +227,8 @@ def _print_times(console: Console, found: Explanation) -> None:
 
 def _time(time: TimeForecast) -> str:
     load = f", and {duration(time.seconds_load)} to load the model" if time.seconds_load else ""
+    device = f"{time.gpus} x {time.device}" if time.gpus else time.device
     return (
-        f"{duration(time.seconds)} on {time.device}{load}: at the {time.per_second:,.1f} {time.basis}/s of "
+        f"{duration(time.seconds)} on {device}{load}: at the {time.per_second:,.1f} {time.basis}/s of "
         f"{time.partitions:,} earlier partitions."
     )

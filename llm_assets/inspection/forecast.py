@@ -9,9 +9,11 @@ from llm_assets.tables import PastPartition
 
 @dataclass(frozen=True, slots=True)
 class TimeForecast:
-    """Seconds on one device, at the speed of earlier runs there."""
+    """Seconds on so many of a device, at the speed of earlier runs there."""
 
     device: str
+    gpus: int | None
+    """None without a GPU, and where nobody knows."""
     seconds: float
     seconds_load: float
     """Of loading the model, beside those seconds."""
@@ -26,7 +28,7 @@ class TimeForecast:
 def forecast_time(
     past: Sequence[PastPartition], source: str, tasks: Sequence[str], answers: int, tokens: float | None
 ) -> list[TimeForecast]:
-    """Return a forecast for each device that earlier runs had, the latest first.
+    """Return a forecast for each device and number of GPUs that earlier runs had, the latest first.
 
     Args:
         past: What earlier runs with the same model did, the latest first.
@@ -38,8 +40,8 @@ def forecast_time(
     if not answers:
         return []
     found = []
-    for device in dict.fromkeys(item.device for item in past):
-        here = [item for item in past if item.device == device]
+    for device, gpus in dict.fromkeys((item.device, item.gpus) for item in past):
+        here = [item for item in past if (item.device, item.gpus) == (device, gpus)]
         same = [item for item in here if item.source == source and item.tasks == tuple(sorted(tasks))]
         if same:
             basis, some, amount = "answers", same, float(answers)
@@ -54,5 +56,5 @@ def forecast_time(
         speed = done / sum(item.seconds for item in some)
         loads = [item.seconds_load for item in here if item.seconds_load]
         load = sum(loads) / len(loads) if loads else 0.0
-        found.append(TimeForecast(device, amount / speed, load, basis, speed, len(some)))
+        found.append(TimeForecast(device, gpus, amount / speed, load, basis, speed, len(some)))
     return found

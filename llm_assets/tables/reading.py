@@ -43,6 +43,7 @@ class PastPartition:
 
     source: str
     device: str
+    gpus: int | None
     tasks: tuple[str, ...]
     """Those that were asked about rows."""
     answers: int
@@ -168,10 +169,13 @@ class ReadOnlyStore(Store):
         table = self._throughput
         if not self._exists(table):
             return []
+        # Layout 4 brought it.
+        gpus = table.c.gpus if "gpus" in self._existing[table.name] else sa.null().label("gpus")
         query = (
             sa.select(table)
             .with_only_columns(
                 *(table.c[name] for name in ("run_id", "source", "partition_key", "task", "device", "rows_answered")),
+                gpus,
                 (table.c.prompt_tokens - table.c.cached_tokens + table.c.output_tokens).label("tokens"),
                 table.c.seconds_total,
                 table.c.seconds_load,
@@ -188,6 +192,7 @@ class ReadOnlyStore(Store):
             PastPartition(
                 source,
                 rows[0].device,
+                rows[0].gpus,
                 tuple(sorted(row.task for row in rows if row.rows_answered)),
                 sum(row.rows_answered for row in rows),
                 sum(row.tokens for row in rows),

@@ -1,6 +1,7 @@
 """`explain` says beforehand what a run does."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from llm_assets.inspection.explain import explain
 from llm_assets.inspection.explain_view import explanation_json, print_explanation
 from llm_assets.inspection.explanation import Explanation
 from llm_assets.pipeline import MAX_ATTEMPTS, PartitionResult, Pipeline
-from llm_assets.records import FailureKind, Partition
+from llm_assets.records import EngineInfo, FailureKind, Partition
 from llm_assets.sampling import Sampling
 from llm_assets.tables import Database, Source
 from llm_assets.tasks import Classify, Extract, Generate
@@ -207,6 +208,31 @@ def test_the_time_is_told_from_earlier_runs_with_the_model(shop: Shop) -> None:
     [time] = predict(shop, other).times
     assert time.basis == "tokens"
     assert predict(shop, engine=DummyEngine(identity="another model")).times == ()
+
+
+def test_runs_on_other_numbers_of_gpus_are_told_apart(shop: Shop) -> None:
+    class OnGpus(DummyEngine):
+        def __init__(self, gpus: int) -> None:
+            super().__init__()
+            self.gpus = gpus
+
+        @property
+        def info(self) -> EngineInfo:
+            return replace(super().info, device="NVIDIA H200", gpus=self.gpus)
+
+    for gpus in (1, 8):
+        shop.add([f"text for {gpus}: {number}" for number in range(8)], first_id=10 * gpus)
+        shop.run(engine=OnGpus(gpus))
+    shop.execute("UPDATE llm_throughput SET seconds_total = 8 / gpus")
+    shop.add([f"new {number}" for number in range(16)], first_id=200)
+    found = predict(shop)
+    assert [(time.gpus, time.seconds) for time in found.times] == [(8, 2.0), (1, 16.0)]
+    shown = printed(lambda console: print_explanation(console, found))
+    assert "on 8 x NVIDIA H200" in shown
+    assert "on 1 x NVIDIA H200" in shown
+    # Tables that an earlier version made have no such column.
+    shop.execute("ALTER TABLE llm_throughput DROP COLUMN gpus")
+    assert [(time.gpus, time.partitions) for time in predict(shop).times] == [(None, 2)]
 
 
 def test_the_layout_comes_with_its_reason(shop: Shop) -> None:
