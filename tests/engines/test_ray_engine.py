@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,7 @@ import pytest
 from llm_assets.engines import DummyEngine, DummySettings, RayEngine, RaySettings, VllmEngine, VllmSettings
 from llm_assets.engines.other_model import with_model
 from llm_assets.errors import ConfigError, EngineError, ModelError
-from llm_assets.records import Constraint, FailureKind, GenerateText, Partition, Request, ScoreTokens
+from llm_assets.records import Constraint, EngineInfo, FailureKind, GenerateText, Partition, Request, ScoreTokens
 from tests.engines.ray_fixtures import DEADLY, at_once, slow, tells_key
 from tests.tables.shop import NOTE, SENTIMENT, Shop, outcomes
 
@@ -185,6 +186,27 @@ def test_vllm_in_an_actor_gives_the_answers_of_vllm_here(ray_vllm_engine: RayEng
     assert ray_vllm_engine.identity == vllm_engine.identity
     assert (ray_vllm_engine.info.engine, ray_vllm_engine.info.device) == ("ray", "cpu")
     assert ray_vllm_engine.info.model == vllm_engine.info.model
+
+
+@pytest.mark.parametrize(
+    ("each", "settings", "gpus"),
+    [
+        (None, {"replicas": 2, "num_gpus": 0.5}, None),
+        (1, {"replicas": 2, "num_gpus": 0.5}, 1),
+        (1, {"replicas": 11, "num_gpus": 0.1}, 2),
+        (1, {"replicas": 4, "num_gpus": 0.4}, 2),
+        (1, {"replicas": 3, "num_gpus": 0.7}, 3),
+        (1, {"replicas": 3}, 3),
+        (2, {"replicas": 3, "num_gpus": 2}, 6),
+    ],
+)
+def test_gpus_that_replicas_share_count_once(each: int | None, settings: dict, gpus: int | None) -> None:
+    class OnGpus(DummyEngine):
+        @property
+        def info(self) -> EngineInfo:
+            return replace(super().info, gpus=each)
+
+    assert RayEngine(RaySettings(engine=DUMMY, **settings), lambda _: OnGpus()).info.gpus == gpus
 
 
 def test_a_constraint_can_be_checked_in_an_actor(engine_of) -> None:

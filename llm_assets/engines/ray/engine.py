@@ -1,6 +1,7 @@
 """One of this package's engines many times, in Ray actors on a cluster or on this machine."""
 
 import importlib.util
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -82,6 +83,8 @@ class RayEngine:
             self._known_info = (now, _ask_info(ready[0]))
         found = self._known_info[1] if self._known_info else self.inner.info
         gpus = found.gpus and found.gpus * self.settings.replicas
+        if gpus and 0 < self.settings.gpus < 1:  # Ray never spreads such a replica over two GPUs
+            gpus = math.ceil(gpus / int(1 / self.settings.gpus))
         return replace(found, engine="ray", gpus=gpus)
 
     @property
