@@ -6,7 +6,7 @@ What counts as a secret:
 - The value of every environment variable whose name says so: HF_TOKEN, PGPASSWORD, OPENAI_API_KEY. One whose name ends
   in FILE, PATH, DIR or NAME only says where the secret is, and people need to read that. Values of fewer than eight
   characters are left alone: they are settings more often than secrets, and `1` stands in every message.
-- The password of a URL in any other environment variable, such as DAGSTER_POSTGRES_URL.
+- The password of a URL in any other environment variable, such as DAGSTER_POSTGRES_URL, and its secret parameters.
 - What stands where a URL has its password, whoever wrote it.
 
 Answers, texts and raw output are data and are never changed.
@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from urllib.parse import quote, quote_plus, unquote
+from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
 MASK = "***"
 SHORTEST = 4
@@ -30,6 +30,9 @@ SHORTEST_IN_ENVIRONMENT = 8
 PLACEHOLDER = "password"
 """Whoever has it for a password has none, and messages that explain a URL write it there."""
 
+SECRET_WORDS = ("pass", "pwd", "secret", "token", "odbc_connect")
+"""A parameter of a URL is a secret if its name contains one of these."""
+
 _SECRET_NAME = re.compile(
     r"(TOKEN|SECRET|CREDENTIAL)S?(_|$)|PASSWORD|PASSWD|PASSPHRASE|_(PASS|PWD)(_|$)"
     r"|(API|ACCESS|ACCOUNT|PRIVATE|SIGNING|ENCRYPTION)_?KEY",
@@ -38,8 +41,8 @@ _SECRET_NAME = re.compile(
 _NAME_OF_A_PLACE = re.compile(r"_(FILE|PATH|DIR|NAME)$", re.IGNORECASE)
 
 # Not the scheme, which would have to be searched for from every letter on, and no end that is far away: an error's
-# text can be long. A password may hold an @, or a slash, though neither should be there.
-_PASSWORD_IN_URL = re.compile(rf"(://[^\s:/@]{{0,200}}:)(?!{PLACEHOLDER}@)([^\s/?#]{{1,500}}@|[^\s@]{{1,500}}@)")
+# text can be long. A user may hold an @, and a password an @ or a slash, though none of them should be there.
+_PASSWORD_IN_URL = re.compile(rf"(://[^\s:/]{{0,200}}:)(?!{PLACEHOLDER}@)([^\s/?#]{{1,500}}@|[^\s@]{{1,500}}@)")
 
 _remembered: set[str] = set()
 
@@ -47,6 +50,11 @@ _remembered: set[str] = set()
 def remember(secret: str) -> None:
     """Take something for a secret from now on."""
     _remembered.add(secret)
+
+
+def is_secret_parameter(name: str) -> bool:
+    """Return whether the value of a URL's parameter is a secret, by the parameter's name."""
+    return any(word in name.lower() for word in SECRET_WORDS)
 
 
 def masked(text: str) -> str:
@@ -99,11 +107,20 @@ def _in_environment() -> Iterator[str]:
             continue
         if _is_name_of_secret(name):
             yield value
-        elif "://" in value and (found := _PASSWORD_IN_URL.search(value)):
-            password = found[2].removesuffix("@")
-            if len(password) >= SHORTEST_IN_ENVIRONMENT:
-                yield password
-                yield unquote(password)
+        elif "://" in value:
+            for secret in _in_url(value):
+                if len(secret) >= SHORTEST_IN_ENVIRONMENT:
+                    yield secret
+                    yield unquote(secret)
+
+
+def _in_url(url: str) -> Iterator[str]:
+    """The password of a URL, and its secret parameters."""
+    if found := _PASSWORD_IN_URL.search(url):
+        yield found[2].removesuffix("@")
+    for name, value in parse_qsl(url.partition("?")[2]):
+        if is_secret_parameter(name):
+            yield value
 
 
 @lru_cache(maxsize=4096)

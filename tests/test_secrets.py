@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pytest
 from pydantic import BaseModel, ValidationError, field_validator
 
+from llm_assets.engines.ray.replicas import SAID, brief
 from llm_assets.errors import ConfigError, DatabaseError, EngineError, LLMAssetsError, printable, validation_message
 from llm_assets.secrets import _remembered, masked, masked_errors, masked_logger, remember
 from llm_assets.tables import Database
@@ -94,9 +95,19 @@ def test_a_line_end_after_a_value_does_not_protect_it(monkeypatch: pytest.Monkey
     assert masked(f"token {TOKEN}, refused") == "token ***, refused"
 
 
-def test_the_password_of_a_url_in_the_environment_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DAGSTER_POSTGRES_URL", "postgresql://dagster:s%2Fcret-9-word@db/dagster")
-    assert masked("no user s/cret-9-word (s%2Fcret-9-word)") == "no user *** (***)"
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://dagster:s%2Fcret-9-word@db/dagster",
+        "postgresql://dagster@server:s%2Fcret-9-word@db/dagster",
+        "postgresql://db/dagster?user=dagster&password=s%2Fcret-9-word",
+        "postgresql:///dagster?sslpassword=s/cret-9-word&sslmode=require",
+    ],
+)
+def test_the_password_of_a_url_in_the_environment_is_a_secret(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", url)
+    text = "no user s/cret-9-word (s%2Fcret-9-word) in dagster, sslmode=require"
+    assert masked(text) == "no user *** (***) in dagster, sslmode=require"
 
 
 @pytest.mark.parametrize(
@@ -105,9 +116,11 @@ def test_the_password_of_a_url_in_the_environment_is_a_secret(monkeypatch: pytes
         ("at postgresql://me:pw@db:5432/shop.", "at postgresql://me:***@db:5432/shop."),
         ("postgresql+psycopg2://me:p@ss@db/shop", "postgresql+psycopg2://me:***@db/shop"),
         ("postgresql://me:p/w@db/shop", "postgresql://me:***@db/shop"),
+        ("postgresql://me@server:pw@db/shop", "postgresql://me@server:***@db/shop"),
         ("redis://:pw@cache and amqp://a:b@queue", "redis://:***@cache and amqp://a:***@queue"),
         ("https://me@example.org/a", "https://me@example.org/a"),
         ("http://localhost:3000/runs, write to a@b.org", "http://localhost:3000/runs, write to a@b.org"),
+        ("https://me@example.org:8080/a", "https://me@example.org:8080/a"),
         ("sqlite:////data/shop.db", "sqlite:////data/shop.db"),
         ("a: b@c", "a: b@c"),
         ("Write dialect://user:password@host/database.", "Write dialect://user:password@host/database."),
@@ -166,6 +179,12 @@ def test_long_texts_are_masked_in_time_that_grows_with_their_length(text: str) -
     begin = time.perf_counter()
     masked(text)
     assert time.perf_counter() - begin < 10
+
+
+def test_a_secret_on_which_a_message_of_ray_is_cut_is_masked(token: str) -> None:
+    said = brief(RuntimeError(f"{'x' * (SAID - 10)}{token}"))
+    assert token[:4] not in said
+    assert said.startswith("xxx")
 
 
 @pytest.mark.parametrize("kind", [LLMAssetsError, ConfigError, DatabaseError, EngineError])

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from llm_assets.errors import ConfigError, EngineError
 from llm_assets.json_schema import MAX_CHOICES, check_regex, check_size, subschemas
 from llm_assets.records import Constraint
+from llm_assets.secrets import masked
 
 CPU_SECONDS = 10
 """Processor time for compiling a constraint and following it; thousands of labels take three seconds. Not measured by
@@ -82,7 +83,7 @@ def check_cost(constraint: Constraint, compiler: str = "xgrammar") -> str:
         return ""
     tried = _try(constraint, compiler)
     if tried.trouble:
-        value = str(constraint.value)
+        value = masked(str(constraint.value))  # before it is cut: half a secret would not be found
         other = ""
         if compiler != "guidance":
             other = (
@@ -107,7 +108,7 @@ def _schema(constraint: Constraint) -> Any:
         return json.loads(str(constraint.value))
     except RecursionError:
         raise ConfigError(
-            f"The JSON schema is nested too deep to be read: {str(constraint.value)[:300]}... Make it flatter; what "
+            f"The JSON schema is nested too deep to be read: {masked(str(constraint.value))[:300]}... Make it flatter; what "
             "nests in itself is defined once under '$defs' and referred to with '$ref'."
         ) from None
 

@@ -15,13 +15,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
 from llm_assets.errors import ConfigError, DatabaseAwayError, DatabaseError
-from llm_assets.secrets import masked_logger, remember
+from llm_assets.secrets import is_secret_parameter, masked_logger, remember
 
 OUTPUT_DIALECTS = ("sqlite", "postgresql")
-
-SECRET_WORDS = ("pass", "pwd", "secret", "token", "odbc_connect")
-"""A parameter in a URL whose name contains one of these is not shown."""
-
 
 RETRY_SECONDS = 60.0
 """How long a run waits for a database that is away: as long as a restart or a failover takes."""
@@ -59,7 +55,7 @@ class Database:
                 "postgresql://me@localhost/shop or sqlite:///shop.db; escape special characters in a password."
             ) from None
         self.url = url
-        hidden = {name: "hidden" for name in self._url.query if any(word in name.lower() for word in SECRET_WORDS)}
+        hidden = {name: "hidden" for name in self._url.query if is_secret_parameter(name)}
         self.has_secret = bool(self._url.password or hidden)
         self.name = self._url.update_query_dict(hidden).render_as_string(hide_password=True)
         # A password that is also the name of something hides nothing, and would mask that name in every message.

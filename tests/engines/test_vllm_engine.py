@@ -467,6 +467,13 @@ def test_a_constraint_that_cannot_be_enforced_is_refused_by_the_check(vllm_engin
     assert len(str(caught.value)) < 1500
 
 
+def test_a_secret_on_which_a_refused_constraint_is_cut_is_masked(vllm_engine, monkeypatch):
+    monkeypatch.setenv("SHOP_API_KEY", "open-sesame-123")
+    with pytest.raises(ConfigError) as caught:
+        vllm_engine.check(Constraint("regex", f"([a-z]{'a' * 284}open-sesame-123"))
+    assert "open-sesa" not in str(caught.value)
+
+
 def test_every_field_type_of_a_pydantic_model_can_be_enforced(vllm_engine):
     vllm_engine.check(Extract(name="facts", schema="llm_assets.sampling:Sampling").constraint)
 

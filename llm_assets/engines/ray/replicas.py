@@ -9,7 +9,7 @@ from llm_assets.engines.ray.cluster import Cluster, amounts
 from llm_assets.engines.ray.replica import Phase, Replica
 from llm_assets.engines.ray.settings import RaySettings
 from llm_assets.errors import EngineError, LLMAssetsError
-from llm_assets.secrets import masked_logger
+from llm_assets.secrets import masked, masked_logger
 
 CLOSE_SECONDS = 20.0
 """A replica that is to end by itself has so long."""
@@ -124,7 +124,8 @@ class Replicas:
 
 def brief(error: Exception) -> str:
     """Return what an error of Ray's says, without the stack in its middle and the colours of terminals."""
-    lines = re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip().splitlines()
+    # Masked before it is cut: half a secret would not be found.
+    lines = masked(re.sub(r"\x1b\[[\d;]*m", "", str(error))).strip().splitlines()
     advice = ""
     if "ModuleNotFoundError" in lines[-1]:
         advice = " What runs here must be installed where the replicas run, or be brought there with runtime_env."

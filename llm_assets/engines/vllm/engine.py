@@ -38,7 +38,7 @@ from llm_assets.engines.vllm.settings import VllmSettings
 from llm_assets.errors import ConfigError, EngineError, ModelError
 from llm_assets.prompts import ChatTokenizer, load_tokenizer
 from llm_assets.records import BeamSearch, Completion, Constraint, EngineInfo, Request, ScoreTokens
-from llm_assets.secrets import masked_logger
+from llm_assets.secrets import masked, masked_logger
 
 if TYPE_CHECKING:
     import vllm
@@ -149,7 +149,8 @@ class VllmEngine:
             if complaint and backend != "auto":  # which has other compilers to turn to
                 raise ValueError(complaint)
         except refusals() as error:
-            value = constraint.value if len(constraint.value) < 300 else f"{constraint.value[:300]}..."
+            value = masked(str(constraint.value))  # before it is cut: half a secret would not be found
+            value = value if len(value) < 300 else f"{value[:300]}..."
             raise ConfigError(
                 f"The constraint compiler {backend} refuses this {constraint.kind}: {value}\nIt says: {error}\n"
                 "Use plain types, enums, and bounds on strings and lists; or another compiler, with the argument "
