@@ -79,7 +79,12 @@ def explain(
 @click.option(
     "--key", "keys", multiple=True, help="This row, in place of random ones; a JSON list for several columns."
 )
-@click.option("--vary", multiple=True, metavar="NAME=A,B", help="Side by side: a setting of the task, or model=A,B.")
+@click.option(
+    "--vary",
+    multiple=True,
+    metavar="NAME=A,B",
+    help="Side by side: a setting of the task, or model=A,B. A value with a comma stands in quotes: 'NAME=\"A, B\"'.",
+)
 @click.option("--canary", type=click.IntRange(1, 10_000), metavar="N", help="Compare N rows with their stored answers.")
 def preview(
     task: str,

@@ -1,6 +1,7 @@
 """A task tried on some rows, in one way or in several, side by side."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -51,7 +52,8 @@ class Preview:
 def preview(pipeline: Pipeline, variants: Sequence[Variant], rows: Sequence[Row]) -> Preview:
     """Ask about some rows in each variant and return the answers. Nothing is written, and no answer is reused.
 
-    Models are loaded one after another, each once, and never two at a time.
+    Models are loaded one after another, each once, and never two at a time. Only the pipeline's own, where no other is
+    asked, stays loaded.
     """
     texts = [variants[0].task.template.render(row.values) for row in rows]
     outcomes = [[asked.outcome for asked in some] for some in ask_variants(pipeline, variants, texts)]
@@ -67,15 +69,19 @@ def preview(pipeline: Pipeline, variants: Sequence[Variant], rows: Sequence[Row]
 def ask_variants(pipeline: Pipeline, variants: Sequence[Variant], texts: Sequence[str]) -> list[list[Asked]]:
     """Ask about some texts in each variant; return what came of each, in the order of the variants."""
     engines = {variant.model: engine_of(pipeline, variant) for variant in variants}
-    # Everything that can be wrong is found before the first model is loaded.
-    plans = [plan_for(pipeline, variant.task, engines[variant.model]) for variant in variants]
     found: dict[int, list[Asked]] = {}
-    for model, engine in engines.items():
-        for number, variant in enumerate(variants):
-            if variant.model == model:
-                found[number] = ask(plans[number], engine, texts)
-        if len(engines) > 1:
-            engine.close()
+    with ExitStack() as closing:
+        for engine in engines.values():
+            if len(engines) > 1 or engine is not pipeline.engine:
+                closing.callback(engine.close)
+        # Everything that can be wrong is found before the first model is loaded.
+        plans = [plan_for(pipeline, variant.task, engines[variant.model]) for variant in variants]
+        for model, engine in engines.items():
+            for number, variant in enumerate(variants):
+                if variant.model == model:
+                    found[number] = ask(plans[number], engine, texts)
+            if len(engines) > 1:
+                engine.close()
     return [found[number] for number in range(len(variants))]
 
 

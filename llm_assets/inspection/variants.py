@@ -1,5 +1,6 @@
 """Ways to ask one task: its settings varied, or another model. Each way is tried on the same rows."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -16,6 +17,9 @@ MODEL = "model"
 NOT_VARIED = {"name", "type", "text", "sampling"}
 """Fields of a task that cannot vary: another name or another text would be another task."""
 
+_QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^']|'')*')"""
+_VALUE = re.compile(rf"\s*({_QUOTED}|[^,]*?)\s*,")
+
 
 @dataclass(frozen=True, slots=True)
 class Variant:
@@ -29,17 +33,18 @@ class Variant:
 def make_variants(task: Task, varied: Sequence[str]) -> list[Variant]:
     """Return the product of what is varied, given as NAME=VALUE,VALUE; the task as it is if nothing is.
 
-    A name is a sampling parameter, another setting of the task, or `model`. Values are written as in YAML.
+    A name is a sampling parameter, another setting of the task, or `model`. Values are written as in YAML; one with a
+    comma stands in quotes.
 
     Raises:
-        ConfigError: a name does not exist, or has no values.
+        ConfigError: a name does not exist, or has no values; or a value in quotes does not parse.
         pydantic.ValidationError: the task cannot have a value.
     """
     values: dict[str, list[str]] = {}
     for text in varied:
         name, equal, listed = text.partition("=")
         name = name.strip()
-        given = [value.strip() for value in listed.split(",")]
+        given = _VALUE.findall(f"{listed},")
         if not equal or not all(given):
             raise ConfigError(f"{text!r} varies nothing. Write NAME=VALUE,VALUE, such as temperature=0,0.7.")
         _check_name(task, name)
@@ -49,6 +54,8 @@ def make_variants(task: Task, varied: Sequence[str]) -> list[Variant]:
         changes = dict(zip(values, chosen, strict=True))
         label = ", ".join(f"{name}={value}" for name, value in changes.items())
         model = changes.pop(MODEL, None)
+        if model is not None and re.fullmatch(_QUOTED, model):
+            model = str(_value(model))
         found.append(Variant(label, _changed(task, changes), model))
     return found
 
@@ -80,5 +87,10 @@ def _changed(task: Task, changes: dict[str, str]) -> Task:
 def _value(text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except yaml.YAMLError as error:
+        if re.fullmatch(_QUOTED, text):
+            problem = getattr(error, "problem", error)
+            raise ConfigError(
+                f"The value {text} does not parse as YAML: {problem}. Write a backslash twice, or take single quotes."
+            ) from None
         return text

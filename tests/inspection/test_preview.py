@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from llm_assets.engines import DummyEngine
 from llm_assets.engines.other_model import with_model
 from llm_assets.engines.vllm.engine import VllmEngine, VllmSettings
-from llm_assets.errors import ConfigError, SourceError
+from llm_assets.errors import ConfigError, EngineError, SourceError
 from llm_assets.inspection.asking import random_rows
 from llm_assets.inspection.canary import canary, wilson
 from llm_assets.inspection.canary_view import print_canary
@@ -110,6 +110,49 @@ def test_models_are_loaded_one_after_another_and_stand_side_by_side(shop: Shop) 
     assert "differ in 0 of 10 rows (0%)" in printed(lambda console: print_preview(console, same, "dummy"))
 
 
+class Dying(Models):
+    """Dies of the first request."""
+
+    def answer(self, request: Request) -> Completion:
+        raise EngineError("The engine died.")
+
+
+def test_one_other_model_is_closed_and_the_pipelines_own_stays_loaded(shop: Shop) -> None:
+    shop.add(TEXTS)
+    Models.loaded.clear()
+    tried(shop, engine=Models())
+    assert Models.loaded == ["dummy"]
+    Models.loaded.clear()
+    tried(shop, "model=b", engine=Models())
+    assert Models.loaded == []
+
+
+def test_models_are_closed_when_one_of_them_dies(shop: Shop) -> None:
+    shop.add(TEXTS)
+    for models in ("b", "dummy,b"):
+        Models.loaded.clear()
+        with pytest.raises(EngineError, match="The engine died"):
+            tried(shop, f"model={models}", engine=Dying())
+        assert Models.loaded == []
+
+
+@pytest.mark.parametrize(
+    ("listed", "values"),
+    [
+        ('"Be brief, and precise", Do not be brief', ["Be brief, and precise", "Do not be brief"]),
+        ("'Note: it''s brief, or not'", ["Note: it's brief, or not"]),
+        ("Don't be brief,Don't be long", ["Don't be brief", "Don't be long"]),
+        (r"""'"a, b\\"'""", [r'"a, b\\"']),
+        ('"a" or "b, c"', ['"a" or "b', 'c"']),
+        ('"7"', ["7"]),
+    ],
+)
+def test_quotes_protect_the_commas_of_a_value(listed: str, values: list[str]) -> None:
+    variants = make_variants(NOTE, [f"instruction={listed}"])
+    assert [variant.task.instruction for variant in variants] == values
+    assert [variant.model for variant in make_variants(NOTE, ['model="/models/a, b",c'])] == ["/models/a, b", "c"]
+
+
 def test_another_model_keeps_the_settings_but_what_belongs_to_the_model() -> None:
     settings = VllmSettings.model_validate(
         {"model": "a/one", "revision": "abc", "max_model_len": 512, "gpu_memory_utilization": 0.5}
@@ -141,6 +184,7 @@ def test_what_is_varied_is_checked_by_name_and_by_value() -> None:
         ("temperature", "varies nothing"),
         ("temperature=1,", "varies nothing"),
         ("name=x", "no setting 'name'"),
+        (r'regex="\d{1,3}"', r"does not parse as YAML: .*unknown escape character .*Write a backslash twice"),
         ("guided_json=x", "an Extract task"),
     ]:
         with pytest.raises((ConfigError, ValidationError), match=message):
