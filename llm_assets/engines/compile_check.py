@@ -108,8 +108,8 @@ def _schema(constraint: Constraint) -> Any:
         return json.loads(str(constraint.value))
     except RecursionError:
         raise ConfigError(
-            f"The JSON schema is nested too deep to be read: {masked(str(constraint.value))[:300]}... Make it flatter; what "
-            "nests in itself is defined once under '$defs' and referred to with '$ref'."
+            f"The JSON schema is nested too deep to be read: {masked(str(constraint.value))[:300]}... Make it flatter; "
+            "what nests in itself is defined once under '$defs' and referred to with '$ref'."
         ) from None
 
 
