@@ -6,7 +6,7 @@ from llm_assets.engines.base import Engine
 from llm_assets.engines.dummy import DummyEngine
 from llm_assets.engines.ray.engine import RayEngine
 from llm_assets.engines.vllm.engine import VllmEngine
-from llm_assets.engines.vllm.settings import VllmSettings
+from llm_assets.engines.vllm.settings import ANSWERING_ARGS, VllmSettings
 from llm_assets.errors import ConfigError
 
 OF_THE_MODEL = ("revision", "tokenizer", "chat_template", "chat_template_kwargs", "quantization", "speculative_config")
@@ -33,10 +33,9 @@ def with_model(engine: Engine, model: str) -> Engine:
     own = engine.settings.model
     if model in (own, Path(own).name):
         return engine
-    kept = {
-        name: value
-        for name, value in engine.settings.model_dump(exclude_unset=True).items()
-        if name not in OF_THE_MODEL and name != "model"
-    }
-    extra = kept.pop("engine_args", {})
-    return VllmEngine(VllmSettings.model_validate({**kept, **extra, "model": model}))
+    given = engine.settings.model_dump(exclude_unset=True)
+    given |= given.pop("engine_args", {})
+    # Whoever gives logits processors has them for the answers, whatever the model.
+    dropped = {"model", *OF_THE_MODEL, *ANSWERING_ARGS} - {"logits_processors"}
+    kept = {name: value for name, value in given.items() if name not in dropped}
+    return VllmEngine(VllmSettings.model_validate({**kept, "model": model}))

@@ -155,7 +155,19 @@ def test_quotes_protect_the_commas_of_a_value(listed: str, values: list[str]) ->
 
 def test_another_model_keeps_the_settings_but_what_belongs_to_the_model() -> None:
     settings = VllmSettings.model_validate(
-        {"model": "a/one", "revision": "abc", "max_model_len": 512, "gpu_memory_utilization": 0.5}
+        {
+            "model": "a/one",
+            "revision": "abc",
+            "max_model_len": 512,
+            "gpu_memory_utilization": 0.5,
+            "code_revision": "abc",
+            "tokenizer_revision": "abc",
+            "tokenizer_mode": "mistral",
+            "hf_overrides": {"num_experts": 4},
+            "hf_config_path": "a/config",
+            "logits_processors": ["mine:Processor"],
+            "block_size": 32,
+        }
     )
     engine = VllmEngine(settings)
     other = with_model(engine, "b/two")
@@ -164,7 +176,7 @@ def test_another_model_keeps_the_settings_but_what_belongs_to_the_model() -> Non
         "model": "b/two",
         "max_model_len": 512,
         "gpu_memory_utilization": 0.5,
-        "engine_args": {},
+        "engine_args": {"logits_processors": ["mine:Processor"], "block_size": 32},
     }
     assert with_model(engine, "a/one") is with_model(engine, "one") is engine
     with pytest.raises(ConfigError, match="does not exist"):
