@@ -6,6 +6,7 @@ import json
 import re
 from datetime import datetime
 from pathlib import Path
+from unicodedata import normalize
 
 import sqlalchemy as sa
 
@@ -51,16 +52,19 @@ def _load(database: Database, directory: Path, name: str, moment: str) -> int:
     return len(new)
 
 
-def load_csv(database: Database, file: Path, key: str, text: str, encoding: str = "utf-8-sig") -> tuple[str, int]:
+def load_csv(
+    database: Database, file: Path, key: str, text: str, encoding: str = "utf-8-sig", gold: str | None = None
+) -> tuple[str, int]:
     """Load a CSV file with a header into a table of its name, replacing it. Return the table's name and its rows.
 
     Raises:
         SourceError: the file is missing or empty, is not in the encoding, has lines with another number of fields than
-            the header, or a key that is empty or stands twice. The message names the line.
+            the header, lacks a column, or has a key that is empty or stands twice; the message names the line. Or the
+            table of its name is not from a CSV file.
     """
     header, lines = _read_csv(file, encoding)
-    for column in (key, text):
-        if column not in header:
+    for column in (key, text, gold):
+        if column is not None and column not in header:
             raise SourceError(f"{file} has no column {column!r}. {did_you_mean(column, header)}")
     position, seen = header.index(key), {}
     for number, values in lines:
@@ -70,15 +74,35 @@ def load_csv(database: Database, file: Path, key: str, text: str, encoding: str 
         if value in seen:
             raise SourceError(f"{file}, line {number}: the key {key}={value!r} stands in line {seen[value]} too.")
         seen[value] = number
-    name = re.sub(r"\W+", "_", file.stem).strip("_").lower() or "rows"
+    name = _table_name(file)
     columns = [sa.Column(column, sa.Text, primary_key=column == key) for column in header]
     table = sa.Table(name, sa.MetaData(), *columns)
     with database.engine.begin() as connection:
+        _check_replaceable(connection, name, file)
         table.drop(connection, checkfirst=True)
         table.create(connection)
         if lines:
             connection.execute(table.insert(), [dict(zip(header, values, strict=True)) for _, values in lines])
     return name, len(lines)
+
+
+def _table_name(file: Path) -> str:
+    """Return a file's name as the name of a table and of a Dagster group, which has no letters but a to z."""
+    letters = normalize("NFKD", file.stem).encode("ascii", "ignore").decode().lower()
+    name = re.sub(r"[^a-z0-9_]+", "_", letters).strip("_")
+    return f"csv_{name or 'rows'}" if not name or name.startswith("sqlite_") else name
+
+
+def _check_replaceable(connection: sa.Connection, name: str, file: Path) -> None:
+    """Raise a SourceError if a table's name is one of this package's own, or the table is not from a CSV file."""
+    inspector = sa.inspect(connection)
+    is_own = name.startswith("llm_")
+    if not is_own and inspector.has_table(name):
+        # Those from a file have texts only, and answers have numbers too.
+        is_text = all(isinstance(column["type"], sa.Text) for column in inspector.get_columns(name))
+        is_own = not is_text or name in inspector.get_view_names()
+    if is_own:
+        raise SourceError(f"{file} would replace the table {name!r}, which this package writes. Rename the file.")
 
 
 def _read_csv(file: Path, encoding: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -104,8 +128,9 @@ def _read_csv(file: Path, encoding: str) -> tuple[list[str], list[tuple[int, lis
     header = next(reader, None)
     if not header:
         raise SourceError(f"{file} is empty. Its first line must name the columns.")
+    folded = [name.lower() for name in header]  # databases take Text and text for one column
     for name in header:
-        if not name.strip() or header.count(name) > 1:
+        if not name.strip() or folded.count(name.lower()) > 1:
             raise SourceError(
                 f"{file}, line 1: the column name {name!r} is empty or stands twice. Name every column once."
             )

@@ -105,7 +105,7 @@ def _labels(
         shown.add_column(name, justify="left" if name == "label" else "right")
     for label, count in counts.items():
         shown.add_row(literal(shorten(label)), f"{count:,}", f"{count / total:.1%}", f"{confidence[label]:.3f}")
-    if gold is not None and gold in rows.c:
+    if gold is not None:
         pairs = connection.execute(
             sa.select(rows.c[gold], result.c.label)
             .join(result, result.c[key.name] == key)

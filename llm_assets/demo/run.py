@@ -52,7 +52,7 @@ def run_demo(console: Console, root: Path, csv: CsvFile | None) -> None:
         console.print(f"Table {table} in {database.name}: {rows} rows added.")
         load_tickets(database, root / "sql" / "demo")
     else:
-        table, rows = load_csv(database, csv.file, csv.key, csv.text, csv.encoding)
+        table, rows = load_csv(database, csv.file, csv.key, csv.text, csv.encoding, csv.gold)
         console.print(f"Table {table} in {database.name}: {rows:,} rows from {csv.file}.")
     if not (root / MODEL_DIRECTORY / "config.json").is_file():
         console.print("Converting the model, once ...")

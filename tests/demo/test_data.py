@@ -5,9 +5,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from definitions import TASKS, table_definitions
 from llm_assets.demo.data import load_csv, load_reviews, load_tickets
 from llm_assets.errors import ConfigError, SourceError
-from llm_assets.tables import Database
+from llm_assets.pipeline import task_outputs
+from llm_assets.tables import AnsweredView, Database, Source
+from tests.inspection.looking import contents
+from tests.tables.shop import NOTE, SENTIMENT, Shop
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,6 +61,47 @@ def test_a_csv_file_becomes_a_table_of_its_name(sqlite_url: str, tmp_path: Path)
     ]
 
 
+@pytest.mark.parametrize(
+    ("file", "table"),
+    [
+        ("Kundenw\u00fcnsche 2024.csv", "kundenwunsche_2024"),
+        ("\u043e\u0442\u0437\u044b\u0432\u044b.csv", "csv_rows"),
+        ("\u8a55\u8ad6-b.csv", "b"),
+        ("---.csv", "csv_rows"),
+        ("sqlite_x.csv", "csv_sqlite_x"),
+        ("order.csv", "order"),
+    ],
+)
+def test_the_name_of_a_csv_file_can_be_that_of_a_table_and_of_assets(
+    sqlite_url: str, tmp_path: Path, file: str, table: str
+) -> None:
+    database = Database(sqlite_url)
+    path = write(tmp_path, b"id,text\n1,a\n", file)
+    assert [load_csv(database, path, "id", "text") for _ in range(2)] == [(table, 1)] * 2
+    assert rows_of(database, table) == [{"id": "1", "text": "a"}]
+    table_definitions(Source(table=table), TASKS).resolve_job_def(f"answer_{table}")
+
+
+@pytest.mark.parametrize(
+    "name", ["llm_answers", "llm_reviews", "reviews_sentiment", "reviews_note", "reviews_answered"]
+)
+def test_a_csv_file_does_not_replace_what_this_package_writes(shop: Shop, tmp_path: Path, name: str) -> None:
+    shop.add(["a"])
+    shop.run(SENTIMENT, NOTE)
+    AnsweredView(shop.database, Source(table="reviews"), task_outputs(Source(table="reviews"), [NOTE])).create()
+    before = contents(shop)
+    with pytest.raises(SourceError, match=f"would replace the table '{name}', which this package writes"):
+        load_csv(shop.database, write(tmp_path, b"id,text\n1,a\n", f"{name}.csv"), "id", "text")
+    assert contents(shop) == before
+
+
+def test_a_column_for_the_accuracy_must_be_there(sqlite_url: str, tmp_path: Path) -> None:
+    path = write(tmp_path, b"id,text,label\n1,a,positive\n")
+    assert load_csv(Database(sqlite_url), path, "id", "text", gold="label")[1] == 1
+    with pytest.raises(SourceError, match=r"has no column 'lable'. Did you mean 'label'\?"):
+        load_csv(Database(sqlite_url), path, "id", "text", gold="lable")
+
+
 def test_a_csv_file_in_another_encoding_is_read_if_it_is_named(sqlite_url: str, tmp_path: Path) -> None:
     database = Database(sqlite_url)
     load_csv(database, write(tmp_path, "id,text\n1,caf\u00e9\n".encode("cp1252"), "a.csv"), "id", "text", "cp1252")
@@ -75,6 +120,7 @@ def test_a_csv_file_in_another_encoding_is_read_if_it_is_named(sqlite_url: str, 
         (b"id,text\n1,a\n2,b,c\n", r"line 3: 3 fields, but the header has 2"),
         (b'id,text\n1,"a\nb"\n2\n', r"line 4: 1 fields, but the header has 2"),
         (b"id,id,text\n1,2,a\n", r"line 1: the column name 'id' is empty or stands twice"),
+        (b"id,Text,text\n1,2,a\n", r"line 1: the column name 'Text' is empty or stands twice"),
         (b"id,txt\n1,a\n", r"has no column 'text'. Did you mean 'txt'\?"),
         (b"", r"is empty. Its first line must name the columns"),
     ],
