@@ -284,6 +284,32 @@ def test_nothing_of_ray_stays_behind_when_the_process_that_started_it_closes_it_
     assert [process.cmdline() for process in alive] == []
 
 
+@pytest.mark.parametrize("starts_again", [False, True])
+def test_ray_may_be_shut_down_and_started_again_between_two_runs(starts_again: bool) -> None:
+    code = (
+        "import psutil, ray, sys\n"
+        "from llm_assets.engines import *\n"
+        "from llm_assets.records import *\n"
+        "engines = [RayEngine(RaySettings(engine={'type': 'dummy'}, num_cpus=0.25)) for _ in range(3)]\n"
+        "asked = [Request(number, [number], ScoreTokens((7, 8))) for number in range(9)]\n"
+        "answers = lambda engine: sorted(completion.id for completion in engine.run(asked))\n"
+        "before = [answers(engine) for engine in engines]\n"
+        "ray.shutdown()\n"
+        f"if {starts_again}: ray.init(include_dashboard=False, log_to_driver=False)\n"
+        "engines[2].close()\n"
+        "again = [answers(engine) for engine in engines[:2]]\n"
+        "assert before[:2] == again == [list(range(9))] * 2\n"
+        "engines[0].close()\n"
+        "assert answers(engines[1]) == list(range(9))\n"
+        "engines[1].close()\n"
+        f"assert ray.is_initialized() is {starts_again}\n"
+        f"assert {starts_again} or not psutil.Process().children(recursive=True), psutil.Process().children()\n"
+        "ray.shutdown()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_process_that_uses_ray_is_terminated_in_its_own_way() -> None:
     code = (
         "import os, signal\n"

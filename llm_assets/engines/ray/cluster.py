@@ -44,8 +44,10 @@ class Cluster:
         self._ray = ray
         self._mark = uuid4().hex
         self._watcher: subprocess.Popen[bytes] | None = None
+        self._connection: tuple[str, str] | None = None
         self.is_own = not ray.is_initialized()
         if not self.is_own:
+            self._connection = self._current_connection()
             _in_use.append(self)
             return
         address = settings.address or os.environ.get("RAY_ADDRESS") or "local"
@@ -61,6 +63,7 @@ class Cluster:
             _knock(address)
             with _own_sigterm():
                 ray.init(**arguments)
+            self._connection = self._current_connection()
         except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and errors of gRPC
             self.leave()
             raise EngineError(
@@ -73,14 +76,17 @@ class Cluster:
         _in_use.append(self)
 
     def leave(self) -> None:
-        """Let go of the cluster. The last to do so disconnects, and a cluster that was started here ends with that."""
+        """Let go of the cluster. The last to do so disconnects, and a cluster that was started here ends with that.
+
+        A connection that came after this one is another's, and is left alone.
+        """
         if self in _in_use:
             _in_use.remove(self)
-        if self.is_own and _in_use:
-            heir = _in_use[0]
+        heir = next((other for other in _in_use if other._connection == self._connection), None)
+        if self.is_own and heir is not None:
             heir.is_own, heir._mark, heir._watcher = True, self._mark, self._watcher
             self.is_own, self._watcher = False, None
-        if self.is_own:
+        if self.is_own and (self._connection is None or self.is_there):
             self._ray.shutdown()
         if self._watcher is not None:
             end_processes(self._mark)
@@ -90,8 +96,18 @@ class Cluster:
 
     @property
     def is_there(self) -> bool:
-        """Whether this process is still connected; anyone in it may shut Ray down."""
-        return self._ray.is_initialized()
+        """Whether this process is still connected; anyone in it may shut Ray down, and start it again."""
+        if not self._ray.is_initialized():
+            return False
+        try:
+            return self._current_connection() == self._connection
+        except Exception:  # a ray:// address that does not answer, which whoever needs it is told
+            return True
+
+    def _current_connection(self) -> tuple[str, str]:
+        """What tells a connection from others: each cluster has its own nodes, and numbers the jobs on it."""
+        context = self._ray.get_runtime_context()
+        return context.get_node_id(), context.get_job_id()
 
     def resources(self) -> str:
         """Return what the cluster has, and what of it is free."""

@@ -149,16 +149,20 @@ class RayEngine:
         try:
             self._end_replicas(gently=True)
         finally:
-            if self._cluster is not None:
-                self._cluster.leave()
-                self._cluster = None
+            self._leave()
+
+    def _leave(self) -> None:
+        cluster, self._cluster = self._cluster, None
+        if cluster is not None:
+            cluster.leave()
 
     def _is_connected(self) -> bool:
-        """Whether Ray is still there: others in this process may shut it down."""
+        """Whether Ray is still there, and the same: others in this process may shut it down."""
         return self._cluster is not None and self._cluster.is_there
 
     def _connect(self) -> Cluster:
         if not self._is_connected():
+            self._leave()
             self._cluster = Cluster(self.settings)
         assert self._cluster is not None
         return self._cluster

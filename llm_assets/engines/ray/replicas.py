@@ -107,8 +107,8 @@ class Replicas:
         )
 
     def end(self, gently: bool = False) -> None:
-        """End all actors; gently, so that engines free by themselves what they hold."""
-        if not self._ray.is_initialized():
+        """End all actors; gently, so that engines free by themselves what they hold. They ended with a lost cluster."""
+        if not self._cluster.is_there:
             return
         calls = [replica.actor.close.remote() for replica in self.ready] if gently else []
         if calls:
