@@ -130,7 +130,10 @@ def upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[st
     if not rows:
         return
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = insert(table)
+    # Not by the columns' names: to SQLAlchemy's parameters, "unit price" and "unit_price" are one.
+    parameters = {name: f"value_{index}" for index, name in enumerate(rows[0])}
+    statement = insert(table).values({name: sa.bindparam(parameter) for name, parameter in parameters.items()})
     keys = [column.name for column in table.primary_key]
-    others = {name: statement.excluded[name] for name in rows[0] if name not in keys}
-    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=others), list(rows))
+    others = {name: statement.excluded[name] for name in parameters if name not in keys}
+    values = [{parameter: row[name] for name, parameter in parameters.items()} for row in rows]
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=others), values)

@@ -87,6 +87,22 @@ def test_fields_without_a_value_are_null(shop: Shop, written: str) -> None:
     assert shop.rows(f"SELECT {columns} FROM reviews_facts") == [(None,) * len(VALUES)]
 
 
+def test_columns_whose_names_differ_in_signs_only_hold_their_own_values(shop: Shop) -> None:
+    shop.execute("CREATE TABLE orders (order_id INTEGER PRIMARY KEY, text TEXT)")
+    shop.insert("orders", [{"order_id": number, "text": "a"} for number in (1, 2)])
+    names = ["unit price", "unit_price", "unit.price", "%", "P", ":", "C", "run id", "order id", "value_0"]
+    task = Extract(name="facts", schema={"type": "object", "properties": {name: {"type": "integer"} for name in names}})
+    for number, text in enumerate("ab"):  # the second time, rows are replaced
+        shop.execute(f"UPDATE orders SET text = '{text}'")
+        values = {name: 100 * number + index for index, name in enumerate(names)}
+        engine = FaultyEngine(answers={text: json.dumps(values)})
+        assert only(shop.run(task, source=Source(table="orders"), engine=engine)).rows_removed == 0
+        rows = answers(shop, "orders_facts")
+        assert [row["order_id"] for row in rows] == [1, 2]
+        assert {row["run_id"] for row in rows} == {f"run-{number + 1}"}
+        assert [{name: row[name] for name in names} for row in rows] == [values, values]
+
+
 def test_a_time_without_a_zone_is_utc_whatever_the_servers_zone(shop: Shop) -> None:
     shop.set_time_zone("Asia/Tokyo")
     shop.add(["a"])
