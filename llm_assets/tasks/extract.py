@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from functools import cached_property
@@ -34,6 +35,8 @@ MAX_SCORED_VALUES = 50
 SCORED_CONFIDENCE = Column(
     "confidence", "number", "The model's probability of this value, given that it answers with one that is allowed."
 )
+
+LONE_SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 AnswerModel = type[BaseModel]
 SchemaSource = AnswerModel | dict[str, Any] | str
@@ -221,7 +224,7 @@ def _fields(
         if check is not None:
             check(fields)
         if model is not None:
-            fields = model.model_validate(fields).model_dump(mode="json", by_alias=True)
+            fields = _through_model(model, fields)
         if not isinstance(fields, dict):
             raise ValueError(f"expected an object, got {type(fields).__name__}")
         return {column.name: _value(fields.get(column.name), column) for column in columns}
@@ -231,6 +234,15 @@ def _fields(
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         reason = str(error)
     return Failure(FailureKind.INVALID_JSON, f"The answer does not fit the schema: {reason}.", text)
+
+
+def _through_model(model: AnswerModel, fields: Any) -> Any:
+    """What a pydantic model makes of an answer."""
+    # As JSON, in which a strict model too takes a text for a date, and which holds no lone surrogates.
+    text = LONE_SURROGATES.sub("\ufffd", json.dumps(fields, ensure_ascii=False))
+    written = model.model_validate_json(text).model_dump(mode="json", by_alias=True)
+    json.dumps(written, allow_nan=False)  # of a number with hundreds of digits, pydantic makes infinity
+    return written
 
 
 def _finite(text: str) -> float:

@@ -6,7 +6,7 @@ from enum import Enum, IntEnum
 from typing import Any, Literal
 
 import pytest
-from pydantic import BaseModel, Field, create_model, field_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 from llm_assets.engines import DummyEngine
 from llm_assets.prompts import ByteTokenizer
@@ -163,6 +163,13 @@ def test_a_models_validators_run_on_the_chosen_value() -> None:
     assert failure.kind is FailureKind.INVALID_JSON
     assert "nothing is " in failure.message
     assert json.loads(failure.raw_output or "")["value"] in ("good", "bad")
+
+
+def test_a_strict_model_takes_the_chosen_value() -> None:
+    strict = create_model("Answer", __config__=ConfigDict(strict=True), value=(Mood, ...))
+    *_, answer = ask(Extract(name="x", schema=strict), DummyEngine(), "Fine.")
+    assert isinstance(answer, Answer)
+    assert answer.columns["value"] in ("good", "bad")
 
 
 # The real model.

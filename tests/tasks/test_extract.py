@@ -1,13 +1,16 @@
 import json
 import math
 from datetime import UTC, date, datetime
+from decimal import Decimal
+from enum import Enum
+from uuid import UUID
 
 import pytest
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from llm_assets.json_schema import MAX_STRING_LENGTH, bounded
 from llm_assets.prompts import ByteTokenizer
-from llm_assets.records import Candidate, Column, Completion, Failure, FailureKind
+from llm_assets.records import Answer, Candidate, Column, Completion, Failure, FailureKind
 from llm_assets.sampling import RepetitionDetection
 from llm_assets.tasks import PROVENANCE_COLUMNS, Extract
 
@@ -185,13 +188,45 @@ def test_what_a_models_validators_return_is_stored():
         ('{"stars": 5, "shop": "nowhere"}', "shop: Value error, that is no shop"),
         ('{"stars": 6, "shop": "corner"}', "stars: Input should be less than or equal to 5"),
         ('{"stars": 5}', "shop: Field required"),
-        ("[]", "Input should be a valid dictionary"),
+        ("[]", "Input should be an object"),
     ],
 )
 def test_what_a_models_validators_refuse_is_a_failure(text, reason):
     failure = read(Checked, text)
     assert failure.kind is FailureKind.INVALID_JSON
     assert reason in failure.message
+
+
+class Size(Enum):
+    SMALL = "S"
+    LARGE = "L"
+
+
+class Strict(BaseModel, strict=True):
+    day: date
+    size: Size
+    pair: tuple[int, str]
+    kinds: set[str]
+    id: UUID
+    price: Decimal
+
+
+def test_a_strict_model_takes_values_in_the_form_that_json_has():
+    answer = {
+        "day": "2026-02-28",
+        "size": "L",
+        "pair": [1, "a"],
+        "kinds": ["a"],
+        "id": str(UUID(int=7)),
+        "price": "1.50",
+    }
+    columns = read(Strict, json.dumps(answer)).columns
+    assert columns == {**answer, "day": date(2026, 2, 28), "confidence": pytest.approx(math.exp(-0.2))}
+
+
+@pytest.mark.parametrize("schema", [Purchase, PURCHASE], ids=["model", "json"])
+def test_a_lone_surrogate_is_no_failure(schema):
+    assert isinstance(read(schema, json.dumps({**ANSWER, "shop": "a\ud800b"})), Answer)
 
 
 class Aliased(BaseModel):
