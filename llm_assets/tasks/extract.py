@@ -240,9 +240,14 @@ def _through_model(model: AnswerModel, fields: Any) -> Any:
     """What a pydantic model makes of an answer."""
     # As JSON, in which a strict model too takes a text for a date, and which holds no lone surrogates.
     text = LONE_SURROGATES.sub("\ufffd", json.dumps(fields, ensure_ascii=False))
-    written = model.model_validate_json(text).model_dump(mode="json", by_alias=True)
-    json.dumps(written, allow_nan=False)  # of a number with hundreds of digits, pydantic makes infinity
-    return written
+    try:
+        written = model.model_validate_json(text).model_dump(mode="json", by_alias=True)
+        json.dumps(written, allow_nan=False)  # of a number with hundreds of digits, pydantic makes infinity
+        return written
+    except ValidationError:
+        raise
+    except Exception as error:  # a user's own validators may raise anything
+        raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
 def _finite(text: str) -> float:

@@ -197,6 +197,29 @@ def test_what_a_models_validators_refuse_is_a_failure(text, reason):
     assert reason in failure.message
 
 
+class Stumbling(BaseModel):
+    day: str
+
+    @field_validator("day")
+    @classmethod
+    def _is_known(cls, day):
+        if day == "text":
+            Decimal(day)
+        if day == "none":
+            raise TypeError("there is no day")
+        return {"monday": "Mon"}[day]
+
+
+@pytest.mark.parametrize(
+    ("day", "reason"),
+    [("sunday", "KeyError: 'sunday'"), ("text", "InvalidOperation: "), ("none", "TypeError: there is no day")],
+)
+def test_whatever_a_models_validators_raise_is_a_failure(day, reason):
+    failure = read(Stumbling, json.dumps({"day": day}))
+    assert failure.kind is FailureKind.INVALID_JSON
+    assert reason in failure.message
+
+
 class Size(Enum):
     SMALL = "S"
     LARGE = "L"
