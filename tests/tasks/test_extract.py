@@ -135,6 +135,38 @@ def test_a_value_that_its_column_cannot_hold_is_a_failure(schema, field, value):
     assert failure.raw_output == text
 
 
+PRICE = {"type": "integer", "minimum": 0}
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "bad"),
+    [
+        ({"allOf": [{"type": "integer", "minimum": 2}, {"maximum": 5}]}, 3, 7),
+        ({"$ref": "#/$defs/price", "maximum": 5}, 3, 7),
+        ({"anyOf": [PRICE, {"type": "null"}], "maximum": 5}, None, 7),
+        ({"oneOf": [PRICE, {"type": "integer", "maximum": 5}]}, 7, 3),
+        ({**PRICE, "not": {"const": 0}}, 1, 0),
+        ({**PRICE, "if": {"minimum": 3}, "then": {"maximum": 5}}, 1, 7),
+        ({**PRICE, "multipleOf": 3}, 6, 7),
+        ({"type": "number", "multipleOf": 0.01}, 19.99, 19.995),
+        ({**obj(a=PRICE, b=PRICE), "required": [], "dependentRequired": {"a": ["b"]}}, {"b": 1}, {"a": 1}),
+        ({"allOf": [obj(a=PRICE), obj(b=PRICE)]}, {"a": 1, "b": 1}, {"a": 1}),
+        ({"type": "string", "enum": ["S", "large"], "maxLength": 1}, "S", "large"),
+        ({"type": "string", "pattern": r"^(?!N/A).*$"}, "7", "N/A"),
+        ({"type": "string", "pattern": r"\A[A-Z]\Z"}, "A", "AAZ"),
+        ({"type": "string", "pattern": "^[0-9]+$", "maxLength": 2}, "12", "123"),
+        ({"maxLength": 2}, "12", "123"),
+    ],
+    ids=str,
+)
+def test_an_answer_is_held_against_what_the_constraint_leaves_out(field, good, bad):
+    schema = {**obj(a={"type": "array", "items": field}), "$defs": {"price": PRICE}}
+    assert read(schema, json.dumps({"a": [good]})).columns["a"] == [good]
+    failure = read(schema, json.dumps({"a": [good, bad]}))
+    assert failure.kind is FailureKind.INVALID_JSON
+    assert "a.1" in failure.message
+
+
 @pytest.mark.parametrize("number", [2**63 - 1, -(2**63)])
 def test_the_largest_integers_of_a_database_are_kept(number):
     assert read(obj(a={"type": "integer"}), json.dumps({"a": number})).columns["a"] == number
