@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from llm_assets.errors import ConfigError
+from llm_assets.json_schema_syntax import check_syntax, check_value, place, placed, shown
 from llm_assets.records import Column, ColumnType
 
 MAX_STRING_LENGTH = 200
@@ -116,34 +117,21 @@ def bounded(schema: dict[str, Any]) -> dict[str, Any]:
 
 def subschemas(schema: Any) -> Iterator[dict[str, Any]]:
     """Yield every subschema, the schema itself first. What stands under `const`, `enum` or `default` is data."""
-    return (node for node, _ in _placed(schema, ()))
-
-
-def _placed(schema: Any, path: tuple[str, ...]) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
-    """Every subschema with the keys that lead to it."""
-    if not isinstance(schema, dict):
-        return
-    yield schema, path
-    for key in ("properties", "$defs", "definitions", "patternProperties"):
-        for name, child in schema.get(key, {}).items():
-            yield from _placed(child, (*path, key, str(name)))
-    for key in ("items", "additionalProperties", "not"):
-        yield from _placed(schema.get(key), (*path, key))
-    for key in ("anyOf", "oneOf", "allOf", "prefixItems"):
-        for index, child in enumerate(schema.get(key, [])):
-            yield from _placed(child, (*path, key, str(index)))
+    return (node for node, _ in placed(schema))
 
 
 def check_size(schema: dict[str, Any]) -> None:
     """Refuse a schema that no compiler should be given, or under which no answer ends.
 
     Raises:
-        ConfigError: it is too deep or too large, a bound or a list in it is, or its shortest answer is too long.
+        ConfigError: it is too deep or too large, a bound or a list in it is, its shortest answer is too long, or it is
+            no JSON schema.
     """
     _check_extent(schema)
-    for node, path in _placed(schema, ()):
+    for node, path in placed(schema):
         for key, value in node.items():
             _check_keyword(key, value, path)
+    check_syntax(schema)
     shortest = shortest_answers(schema).get(id(schema), 0)
     if shortest > MAX_BOUND:
         how_long = "has no end" if shortest == math.inf else f"has about {shortest:,.0f} characters"
@@ -162,19 +150,20 @@ def _check_extent(schema: dict[str, Any]) -> None:
         seen += 1
         if len(path) > MAX_DEPTH:
             raise ConfigError(
-                f"The JSON schema is nested more than {MAX_DEPTH} levels deep, at {_place(path)}. Make it flatter; "
+                f"The JSON schema is nested more than {MAX_DEPTH} levels deep, at {place(path)}. Make it flatter; "
                 "what nests in itself is defined once under '$defs' and referred to with '$ref'."
             )
         if seen > MAX_VALUES:
             raise ConfigError(
-                f"The JSON schema is written in more than {MAX_VALUES} values, at {_place(path)}. Define what repeats "
+                f"The JSON schema is written in more than {MAX_VALUES} values, at {place(path)}. Define what repeats "
                 "once under '$defs', or ask for less in each task."
             )
         if isinstance(value, list | tuple) and len(value) > MAX_CHOICES:
             raise ConfigError(
-                f"The JSON schema's {_place(path)} has {len(value)} entries. Write {MAX_CHOICES} or less; in place of "
+                f"The JSON schema's {place(path)} has {len(value)} entries. Write {MAX_CHOICES} or less; in place of "
                 "a long enum, a string with a maxLength."
             )
+        check_value(value, path)
         if isinstance(value, dict):
             waiting.extend((child, (*path, str(key))) for key, child in value.items())
         elif isinstance(value, list | tuple):
@@ -184,28 +173,16 @@ def _check_extent(schema: dict[str, Any]) -> None:
 def _check_keyword(key: str, value: Any, path: tuple[str, ...]) -> None:
     if key in _COUNTS and (type(value) is not int or not 0 <= value <= MAX_BOUND):
         raise ConfigError(
-            f"The JSON schema's {_place((*path, key))} is {_shown(value)}. Write a whole number from 0 to {MAX_BOUND}; "
+            f"The JSON schema's {place((*path, key))} is {shown(value)}. Write a whole number from 0 to {MAX_BOUND}; "
             "no answer has more than that."
         )
     if key in _NUMBERS and isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ConfigError(
-            f"The JSON schema's {_place((*path, key))} is {_shown(value)}, which no integer column holds. Write a "
+            f"The JSON schema's {place((*path, key))} is {shown(value)}, which no integer column holds. Write a "
             "number from -2**63 to 2**63 - 1, or leave it out."
         )
     if key == "pattern" and isinstance(value, str):
         check_regex(value)
-
-
-def _place(path: tuple[str, ...]) -> str:
-    """A path in a schema, in the middle of which much may be left out."""
-    shown = path if len(path) <= 8 else (*path[:5], "...", *path[-2:])
-    return ".".join(("$", *shown))[:300]
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, int) and abs(value) >= 10**30:
-        return f"a number of about {int(value.bit_length() * math.log10(2))} digits"  # Python refuses to print some
-    return repr(value)[:100]
 
 
 def shortest_answers(schema: dict[str, Any]) -> dict[int, float]:

@@ -26,6 +26,7 @@ ROOMS = (
     "prompts",
     "tables",
     "json_schema",
+    "json_schema_syntax",
     "sampling",
     "records",
     "errors",

@@ -60,7 +60,9 @@ def schema_check(schema: dict[str, Any]) -> Callable[[Any], None]:
             validator.validate(fields)
         except ValidationError as error:
             where = ".".join(map(str, error.absolute_path)) or "answer"
-            raise ValueError(f"{where}: {error.message[:200]}") from None
+            reason = error.message  # which ends with what is wrong about the value that it begins with
+            reason = reason if len(reason) <= 200 else f"{reason[:100]} [...] {reason[-90:]}"
+            raise ValueError(f"{where}: {reason}") from None
         except Exception:  # a pattern that is none in Python, say: then the engine has the only word
             return
 

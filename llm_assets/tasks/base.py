@@ -62,7 +62,12 @@ class Example(BaseModel):
     @field_validator("answer", mode="before", json_schema_input_type=Any)
     @classmethod
     def _values_become_json(cls, answer: object) -> object:
-        return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+        try:
+            return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigError(
+                f"The answer {str(answer)[:200]} is no JSON: {error}. Write days and times in quotes."
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)

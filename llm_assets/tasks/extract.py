@@ -8,10 +8,10 @@ from datetime import date, datetime
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_serializer, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from llm_assets.errors import ConfigError
-from llm_assets.json_schema import bounded, describe, import_model, schema_columns
+from llm_assets.json_schema import bounded, check_size, describe, import_model, schema_columns
 from llm_assets.prompts import Layout, TextTokenizer, Tokenizer
 from llm_assets.records import Candidate, Column, Completion, Constraint, Failure, FailureKind, GenerateText
 from llm_assets.tasks.answer_check import is_kept, schema_check
@@ -64,6 +64,14 @@ class Extract(GenerationTask):
     def _as_json_schema(self, _: object) -> dict[str, Any]:
         return self.json_schema
 
+    @field_validator("answer_schema")
+    @classmethod
+    def _is_a_schema(cls, schema: SchemaSource) -> SchemaSource:
+        # Here already, so that the error has the schema's line.
+        if isinstance(schema, dict):
+            check_size(schema)
+        return schema
+
     @model_validator(mode="after")
     def _columns_can_stand_in_a_table(self) -> "Extract":
         columns = schema_columns(self.json_schema)
@@ -84,14 +92,16 @@ class Extract(GenerationTask):
                 raise ConfigError(
                     f"Task {self.name!r}: the property {column.name!r} is too long for a column (63 bytes)."
                 )
+        check = schema_check(self.json_schema)
         for example in self.examples:
+            shown = f"Task {self.name!r}: the example {example.text[:40]!r} has the answer {example.answer!r}"
             try:
                 json.loads(example.answer)
             except (ValueError, RecursionError) as error:
-                raise ConfigError(
-                    f"Task {self.name!r}: the example {example.text[:40]!r} has the answer {example.answer!r}, "
-                    f"which is no JSON: {error}."
-                ) from None
+                raise ConfigError(f"{shown}, which is no JSON: {error}.") from None
+            read = _fields(self.answer_model, columns, example.answer, check)
+            if isinstance(read, Failure):
+                raise ConfigError(f"{shown}. {read.message}")
         return self
 
     @cached_property

@@ -352,9 +352,28 @@ def test_an_examples_answer_must_be_json():
         Extract(name="facts", schema=PURCHASE, examples=[{"text": "Good.", "answer": "four stars"}])
 
 
+@pytest.mark.parametrize(
+    ("schema", "answer", "reason"),
+    [
+        (PURCHASE, {"stars": 4}, "answer: 'shop' is a required property"),
+        (PURCHASE, {**ANSWER, "day": "2026-02-30"}, "day"),
+        (obj(a={"type": "string"}), {"a": "x", "aa": "zzz"}, "'aa' was unexpected"),
+        (obj(a={"type": "string"}), {"a": "x" * (MAX_STRING_LENGTH + 1)}, "is too long"),
+        (Checked, {"stars": 5, "shop": "nowhere"}, "shop: Value error, that is no shop"),
+    ],
+)
+def test_an_examples_answer_must_fit_the_schema(schema, answer, reason):
+    with pytest.raises(
+        ValidationError, match=r"the example 'Good\.' has the answer .* does not fit the schema"
+    ) as caught:
+        Extract(name="facts", schema=schema, examples=[{"text": "Good.", "answer": answer}])
+    assert reason in str(caught.value)
+
+
 def test_an_examples_answer_may_be_given_as_values():
-    as_values = Extract(name="facts", schema=PURCHASE, examples=[{"text": "Good.", "answer": {"stars": 4}}])
-    as_text = Extract(name="facts", schema=PURCHASE, examples=[{"text": "Good.", "answer": '{"stars":4}'}])
+    schema = obj(stars={"type": "integer"})
+    as_values = Extract(name="facts", schema=schema, examples=[{"text": "Good.", "answer": {"stars": 4}}])
+    as_text = Extract(name="facts", schema=schema, examples=[{"text": "Good.", "answer": '{"stars":4}'}])
     assert as_values.messages() == as_text.messages()
     assert as_values.messages()[2] == {"role": "assistant", "content": '{"stars": 4}'}
 

@@ -289,6 +289,14 @@ def test_tasks_are_loaded_from_a_yaml_file(tmp_path):
             "'clasify' found using 'type' does not match any of the expected tags: 'classify'",
         ),
         ("- {type: generate, name: a, instruction: b, sampling: {best_of: 3}}", "'best_of' was removed from vLLM"),
+        (
+            "- {type: summarize, name: a, examples: [{text: b, answer: {c: 2026-01-31}}]}",
+            "0.summarize.examples.0.answer: The answer {'c': datetime.date(2026, 1, 31)} is no JSON",
+        ),
+        (
+            "- {type: extract, name: a, schema: {type: object, properties: {no: {type: string}}}}",
+            "0.extract.schema: The JSON schema's $.properties has the key False",
+        ),
         ("- {type: summarize, name: gist, words: 9}", "0.summarize.words: Extra inputs are not permitted"),
         ("- [", "is no valid YAML"),
     ],

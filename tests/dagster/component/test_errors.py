@@ -141,6 +141,34 @@ def test_an_error_of_what_is_built_from_the_settings_has_its_line_too(
     assert line.startswith(expected), line
 
 
+FACTS = """source: {table: reviews}
+database: warehouse
+tasks:
+  - type: extract
+    name: facts
+    schema:
+      type: object
+      properties:
+        answer: FIELD
+"""
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        ("{type: object, properties: }", "answer.properties cannot be: None is not of type 'object'."),
+        ("{type: string, enum: [yes, no]}", "answer.enum.0 is True, which is no string. YAML reads yes, no, on and"),
+        ("{type: array, items: string}", "answer.items cannot be: 'string' is not of type 'object', 'boolean'."),
+        ("{type: string}\n        no: {type: string}", " has the key False, which is no text. YAML reads yes, no, on"),
+    ],
+)
+def test_what_is_no_json_schema_is_told_with_its_line(project: Project, field: str, expected: str) -> None:
+    [line] = project.refused(FACTS.replace("FIELD", field))
+    dot = "" if expected.startswith(" ") else "."
+    assert line.partition(": ")[2].startswith(f"tasks.0.schema: The JSON schema's $.properties{dot}{expected}"), line
+    assert line.startswith(("6: ", "7: ")), line
+
+
 @pytest.mark.parametrize(("written", "instead", "expected"), WRONG)
 def test_an_error_has_its_line_and_says_what_is_right(
     project: Project, written: str, instead: str, expected: str
