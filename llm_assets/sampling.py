@@ -38,6 +38,9 @@ SET_BY_TASK = {
 """Parameters that exist in vLLM and are not a task's to set, with the reason."""
 
 
+NonEmpty = Annotated[str, Field(min_length=1)]
+
+
 class RepetitionDetection(BaseModel):
     """vLLM's `RepetitionDetectionParams`: end an answer that repeats itself."""
 
@@ -46,6 +49,14 @@ class RepetitionDetection(BaseModel):
     max_pattern_size: int = Field(ge=1, description="Longest repeated pattern, in tokens.")
     min_pattern_size: int = Field(default=0, ge=0, description="Shortest repeated pattern, in tokens; 0 means 1.")
     min_count: int = Field(ge=2, description="How often the pattern must repeat.")
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> "RepetitionDetection":
+        if self.min_pattern_size > self.max_pattern_size:
+            raise ConfigError(
+                f"min_pattern_size ({self.min_pattern_size}) is more than max_pattern_size ({self.max_pattern_size})."
+            )
+        return self
 
 
 class Sampling(BaseModel):
@@ -63,7 +74,8 @@ class Sampling(BaseModel):
     min_p: float = Field(
         default=0.0, ge=0, le=1, description="Drop tokens below this share of the likeliest one's probability."
     )
-    seed: int | None = Field(default=None, description="Seed of the random choices of each row.")
+    # vLLM takes -1 for no seed at all, and its engine dies of one that has no place in 64 bits.
+    seed: int | None = Field(default=None, ge=0, le=2**63 - 1, description="Seed of the random choices of each row.")
     max_tokens: int | None = Field(
         default=None, ge=1, description="Most tokens generated; None takes the task's default."
     )
@@ -73,12 +85,14 @@ class Sampling(BaseModel):
     )
     frequency_penalty: float = Field(default=0.0, ge=-2, le=2, description="Penalty that grows with a token's count.")
     repetition_penalty: float = Field(
-        default=1.0, gt=0, description="Penalty on tokens of prompt and answer; 1 is none."
+        default=1.0, gt=0, allow_inf_nan=False, description="Penalty on tokens of prompt and answer; 1 is none."
     )
-    stop: str | list[str] | None = Field(default=None, description="Text that ends the answer; it is not part of it.")
+    stop: NonEmpty | list[NonEmpty] | None = Field(
+        default=None, description="Text that ends the answer; it is not part of it."
+    )
     stop_token_ids: list[int] | None = Field(default=None, description="Token ids that end the answer.")
     ignore_eos: bool = Field(default=False, description="Go on after the end-of-text token.")
-    bad_words: list[str] | None = Field(default=None, description="Words that are never generated.")
+    bad_words: list[NonEmpty] | None = Field(default=None, description="Words that are never generated.")
     include_stop_str_in_output: bool = Field(default=False, description="Keep the stop text in the answer.")
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(
         default=None, description="Log-probabilities of the k likeliest tokens at each step."

@@ -110,16 +110,39 @@ def test_an_unknown_parameter_is_refused_and_the_closest_one_named(name, meant):
         ("presence_penalty", 2.1),
         ("frequency_penalty", -2.1),
         ("repetition_penalty", 0),
+        ("repetition_penalty", float("inf")),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("stop", ""),
+        ("stop", ["\n\n", ""]),
+        ("bad_words", [""]),
         ("logprobs", -1),
         ("logprobs", 21),
         ("thinking_token_budget", -2),
         ("repetition_detection", {"max_pattern_size": 4, "min_count": 1}),
         ("repetition_detection", {"max_pattern_size": 4, "min_count": 2, "other": 1}),
+        ("repetition_detection", {"max_pattern_size": 2, "min_pattern_size": 5, "min_count": 2}),
     ],
 )
 def test_a_value_out_of_bounds_is_refused(name, value):
     with pytest.raises(ValidationError, match=name):
         Sampling(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", 0),
+        ("seed", 2**63 - 1),
+        ("stop", ["\n\n", " "]),
+        ("repetition_detection", {"max_pattern_size": 2, "min_pattern_size": 2, "min_count": 2}),
+    ],
+)
+def test_a_value_at_its_bound_is_taken_here_and_by_vllm(vllm, name, value):
+    arguments = Sampling(**{name: value}).arguments()
+    if name == "repetition_detection":
+        arguments[name] = vllm.sampling_params.RepetitionDetectionParams(**arguments[name])
+    vllm.SamplingParams(**arguments)
 
 
 def test_min_tokens_above_max_tokens_are_refused():

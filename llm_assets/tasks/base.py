@@ -274,7 +274,21 @@ class GenerationTask(Task):
     )
 
     def sampling_arguments(self, max_tokens: int, **defaults: object) -> dict[str, object]:
-        """Return vLLM's keyword arguments for one answer."""
+        """Return vLLM's keyword arguments for one answer.
+
+        Args:
+            max_tokens: The most tokens of an answer, where the task's sampling does not say.
+            defaults: What else holds where the task's sampling does not say.
+
+        Raises:
+            ConfigError: an answer must have more tokens than it may.
+        """
+        most = self.sampling.max_tokens or max_tokens
+        if self.sampling.min_tokens > most:
+            raise ConfigError(
+                f"Task {self.name!r}: sampling.min_tokens is {self.sampling.min_tokens}, and an answer has at most "
+                f"{most} tokens. Raise sampling.max_tokens."
+            )
         logprobs = {"logprobs": 0} if self.confidence else {}
         return self.sampling.arguments(max_tokens=max_tokens, **logprobs, **defaults)
 

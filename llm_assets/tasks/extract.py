@@ -73,6 +73,11 @@ class Extract(GenerationTask):
         return schema
 
     @model_validator(mode="after")
+    def _limits_agree(self) -> "Extract":
+        self.sampling_arguments(DEFAULT_MAX_TOKENS)
+        return self
+
+    @model_validator(mode="after")
     def _columns_can_stand_in_a_table(self) -> "Extract":
         columns = schema_columns(self.json_schema)
         names = [column.name.lower() for column in columns]  # SQLite's column names have no case

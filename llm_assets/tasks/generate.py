@@ -22,6 +22,11 @@ class Generate(GenerationTask):
     choice: tuple[str, ...] | None = Field(default=None, min_length=1, description="The possible answers.")
 
     @model_validator(mode="after")
+    def _limits_agree(self) -> "Generate":
+        self.sampling_arguments(DEFAULT_MAX_TOKENS)
+        return self
+
+    @model_validator(mode="after")
     def _one_constraint(self) -> "Generate":
         given = [name for name in ("regex", "grammar", "choice") if getattr(self, name) is not None]
         if len(given) > 1:

@@ -25,7 +25,9 @@ class Summarize(GenerationTask):
     max_words: int = Field(default=30, ge=1, description="Words the model is told to use at most.")
     candidates: int = Field(default=1, ge=1, le=64, description="Summaries to sample, of which the likeliest is kept.")
     beam_width: int | None = Field(default=None, ge=2, le=10, description="Search with this many beams.")
-    length_penalty: float = Field(default=1.0, description="With beams: above 1 favours longer summaries.")
+    length_penalty: float = Field(
+        default=1.0, allow_inf_nan=False, description="With beams: above 1 favours longer summaries."
+    )
 
     @model_validator(mode="after")
     def _one_strategy(self) -> "Summarize":
@@ -50,6 +52,15 @@ class Summarize(GenerationTask):
             )
         return self
 
+    @model_validator(mode="after")
+    def _limits_agree(self) -> "Summarize":
+        self.sampling_arguments(self._max_tokens)
+        return self
+
+    @property
+    def _max_tokens(self) -> int:
+        return self.sampling.max_tokens or self.max_words * TOKENS_PER_WORD
+
     @property
     def reusable(self) -> bool:
         return self.reuse_sampled or (self.sampling.is_greedy and self.candidates == 1)
@@ -63,7 +74,7 @@ class Summarize(GenerationTask):
         return f"{instruction}\nUse at most {self.max_words} words."
 
     def plan(self, tokenizer: Tokenizer, max_model_len: int, layout: Layout = "instruction_first") -> "SummarizePlan":
-        limit = self.sampling.max_tokens or self.max_words * TOKENS_PER_WORD
+        limit = self._max_tokens
         if self.beam_width:
             ask = BeamSearch(self.beam_width, limit, self.length_penalty)
         else:

@@ -115,6 +115,13 @@ def test_a_task_in_yaml_equals_the_one_in_python(text, task):
         ({"name": "a", "labels": ["a", "b"]}, "Unable to extract tag"),
         ({"type": "classify", "name": "a", "label": ["a", "b"]}, "label"),
         ({"type": "summarize", "name": "a", "sampling": {"temprature": 1}}, "Did you mean 'temperature'"),
+        (
+            {"type": "generate", "name": "a", "instruction": "b", "sampling": {"min_tokens": 129}},
+            "sampling.min_tokens is 129, and an answer has at most 128 tokens. Raise sampling.max_tokens.",
+        ),
+        ({"type": "extract", "name": "a", "schema": SCHEMA, "sampling": {"min_tokens": 257}}, "at most 256 tokens"),
+        ({"type": "summarize", "name": "a", "max_words": 9, "sampling": {"min_tokens": 28}}, "at most 27 tokens"),
+        ({"type": "summarize", "name": "a", "beam_width": 2, "length_penalty": float("inf")}, "length_penalty"),
         ({"type": "summarize", "name": "a", "too_long": "drop"}, "'cut' or 'fail'"),
         ({"type": "summarize", "name": "a", "max_text_tokens": 0}, "max_text_tokens"),
         ({"type": "summarize", "name": "a", "text": "no column"}, "names no column"),
@@ -125,6 +132,11 @@ def test_a_task_in_yaml_equals_the_one_in_python(text, task):
 def test_a_setting_that_cannot_work_is_refused(values, reason):
     with pytest.raises(ValidationError, match=reason):
         FROM_YAML.validate_python(values)
+
+
+def test_an_answer_may_have_to_be_as_long_as_it_may_be():
+    Generate(name="a", instruction="b", sampling={"min_tokens": 128})
+    Summarize(name="a", max_words=9, sampling={"min_tokens": 50, "max_tokens": 50})
 
 
 @pytest.mark.parametrize("name", ["", "Mood", "mood-1", "1mood", "mood ", "möd", "_mood", "a;drop", "mood\n"])
