@@ -358,7 +358,7 @@ class VllmEngine:
             finally:
                 self._idle.stepped()
             for request, output in zip(group, outputs, strict=True):
-                yield beam_completion(request, output.sequences[0], self.tokenizer)
+                yield beam_completion(request, output.sequences, self.tokenizer)
 
     @property
     def _structured_outputs_config(self) -> dict[str, Any]:

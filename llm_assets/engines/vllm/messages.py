@@ -150,17 +150,36 @@ def completion(request: Request, output: Any, tokenizer: Tokenizer) -> Completio
     return Completion(request.id, candidates, usage=usage)
 
 
-def beam_completion(request: Request, beam: Any, tokenizer: Tokenizer) -> Completion:
-    """Read the best sequence of a vLLM beam search."""
+def beam_completion(request: Request, beams: Sequence[Any], tokenizer: Tokenizer) -> Completion:
+    """Read the best sequence of a vLLM beam search.
+
+    vLLM ends a beam only at the tokenizer's own end token. A model's other ones, such as the end of its turn, are
+    searched past, so each beam is cut at the first and they are ranked anew.
+    """
+    assert isinstance(request.ask, BeamSearch)
+    penalty = request.ask.length_penalty
+    prompt = len(request.prompt_token_ids)
+    candidates = [_beam_candidate(request, beam, tokenizer) for beam in beams]
+
+    def score(candidate: Candidate) -> float:
+        # As vLLM's get_beam_search_score: the prompt's tokens count, and the one that ends the answer does not.
+        length = prompt + len(candidate.token_ids) - (candidate.finish_reason == "stop")
+        return sum(candidate.logprobs) / length**penalty
+
+    best = max(candidates, key=score)
+    return Completion(request.id, (best,), usage=Usage(prompt, output=len(best.token_ids)))
+
+
+def _beam_candidate(request: Request, beam: Any, tokenizer: Tokenizer) -> Candidate:
     token_ids = tuple(beam.tokens[len(request.prompt_token_ids) :])
+    end = next((index for index, token_id in enumerate(token_ids) if token_id in tokenizer.end_token_ids), None)
+    if end is not None:
+        token_ids = token_ids[: end + 1]
     logprobs = tuple(
         step[token_id].logprob for token_id, step in zip(token_ids, beam.logprobs, strict=False) if token_id in step
     )
-    ended = bool(token_ids) and token_ids[-1] in tokenizer.end_token_ids
-    text = tokenizer.decode(token_ids[:-1] if ended else token_ids)
-    candidate = Candidate(text, token_ids, "stop" if ended else "length", logprobs)
-    usage = Usage(len(request.prompt_token_ids), output=len(token_ids))
-    return Completion(request.id, (candidate,), usage=usage)
+    finish_reason = "length" if end is None else "stop"
+    return Candidate(answer_text(token_ids, finish_reason, request, {}, tokenizer), token_ids, finish_reason, logprobs)
 
 
 def _candidate(item: Any, request: Request, sampling: Mapping[str, Any], tokenizer: Tokenizer) -> Candidate:
