@@ -1,6 +1,7 @@
 """What all tasks share: settings, fingerprints, prompts that fit."""
 
 import json
+from datetime import date
 
 import pytest
 import yaml
@@ -302,10 +303,6 @@ def test_tasks_are_loaded_from_a_yaml_file(tmp_path):
         ),
         ("- {type: generate, name: a, instruction: b, sampling: {best_of: 3}}", "'best_of' was removed from vLLM"),
         (
-            "- {type: summarize, name: a, examples: [{text: b, answer: {c: 2026-01-31}}]}",
-            "0.summarize.examples.0.answer: The answer {'c': datetime.date(2026, 1, 31)} is no JSON",
-        ),
-        (
             "- {type: extract, name: a, schema: {type: object, properties: {no: {type: string}}}}",
             "0.extract.schema: The JSON schema's $.properties has the key False",
         ),
@@ -320,6 +317,11 @@ def test_a_task_in_yaml_that_cannot_be_is_named_with_its_place(tmp_path, text, m
         load_tasks(file)
     assert message in str(caught.value)
     assert "tasks.yaml" in str(caught.value)
+
+
+def test_an_examples_answer_that_is_no_json_is_refused():
+    with pytest.raises(ValidationError, match=r"The answer {'c': datetime.date\(2026, 1, 31\)} is no JSON"):
+        Example.model_validate({"text": "b", "answer": {"c": date(2026, 1, 31)}})
 
 
 def test_a_copy_of_a_task_derives_everything_from_its_own_settings():
