@@ -9,10 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import CompileError
 
 from llm_assets.records import Column, ColumnType, Key
-from llm_assets.tables.database import Database
 
 Json = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 Moment = sa.DateTime(timezone=True)
@@ -53,29 +51,6 @@ class AsInSource(sa.types.UserDefinedType[Any]):
 def is_created(kind: Any) -> bool:
     """Return whether someone created a type in its database, so that another one may not have it."""
     return isinstance(kind, sa.Enum | postgresql.DOMAIN | postgresql.CITEXT)
-
-
-def key_type(kind: Any, source: Database, output: Database) -> Any:
-    """Return the type of a key column in an output table: as in the source where that can be, so that both join."""
-    if isinstance(kind, sa.Integer):
-        return sa.BigInteger()
-    created = is_created(kind)
-    if source.url == output.url or (source.dialect == output.dialect and not created):
-        try:
-            return AsInSource(kind.compile(dialect=output.engine.dialect), created)
-        except CompileError:
-            # No type is known: a view's expression in SQLite, whose values keep their own; or an extension's type.
-            return AsInSource("BLOB") if output.dialect == "sqlite" else sa.Text()
-    if isinstance(kind, sa.String):
-        return sa.Text()
-    if source.dialect == "sqlite":
-        if isinstance(kind, sa.Boolean):
-            return sa.BigInteger()
-        return sa.Double() if isinstance(kind, sa.Numeric) else sa.Text()
-    try:
-        return kind.as_generic()
-    except NotImplementedError:
-        return sa.Text()
 
 
 def answer_column(column: Column) -> sa.Column[Any]:

@@ -266,6 +266,11 @@ class SourceTable:
                     f"{source.title}: the key column {name!r} is {self._types[name]}, and its values name no rows. "
                     f"Read it through a view as text: CAST({name} AS TEXT)."
                 )
+            if isinstance(self._types[name], sa.REAL):
+                raise SourceError(
+                    f"{source.title}: the key column {name!r} is REAL, whose values do not equal the numbers that they "
+                    f"are read as. Read it through a view as text: CAST({name} AS TEXT)."
+                )
         if not key:
             raise SourceError(
                 f"{source.title} has no primary key. Say which columns name a row: key=['id']. "
@@ -385,5 +390,5 @@ def after(columns: Sequence[sa.ColumnElement[Any]], key: Key) -> sa.ColumnElemen
     steps = []
     for index, column in enumerate(columns):
         equal = [columns[before] == key[before] for before in range(index)]
-        steps.append(sa.and_(*equal, column > sa.literal(key[index])))
+        steps.append(sa.and_(*equal, column > sa.literal(key[index], column.type)))
     return sa.or_(*steps)

@@ -11,8 +11,9 @@ from llm_assets.errors import ConfigError, OutputTableError, SourceError
 from llm_assets.records import Answer, Column, Failure, Key
 from llm_assets.secrets import masked
 from llm_assets.tables.batch import AnsweredRow, AnswerToWrite, Batch, FailedRow, FailureToWrite, UnstorableError
-from llm_assets.tables.columns import clean, from_json, key_text, key_type, to_json, upsert
+from llm_assets.tables.columns import clean, from_json, key_text, to_json, upsert
 from llm_assets.tables.database import OUTPUT_DIALECTS, Database, reason_of, retried
+from llm_assets.tables.key_types import check_stored, check_values, key_type
 from llm_assets.tables.layout import failures_table, ledger_table, results_table, throughput_table, version_table
 from llm_assets.tables.source import output_prefix
 from llm_assets.tables.source_table import CHUNK_ROWS, SourceTable, after, matches
@@ -54,8 +55,7 @@ class Store:
         self._source = source
         self._columns = {output.task: output.columns for output in outputs}
         self._metadata = sa.MetaData(schema=schema)
-        types = [key_type(kind, source.database, database) for kind in source.key_types]
-        key = list(zip(source.key_columns, types, strict=True))
+        key = [(name, key_type(name, source, database)) for name in source.key_columns]
         self._results: dict[str, sa.Table] = {}
         for output in outputs:
             size = len(output.table.encode())
@@ -124,6 +124,8 @@ class Store:
         """Return, for those of some keys that have an answer, what it was an answer to."""
         self._check_keys(keys)
         table = self._results[task]
+        if self.database.dialect == "postgresql" and keys:
+            check_values(keys, self._key_columns(table), self._source)
         key_columns = self._key_columns(table)
         query = sa.select(*key_columns, table.c.fingerprint, table.c.content_hash, table.c.partition_key)
         width = len(key_columns)
@@ -202,6 +204,8 @@ class Store:
             for task, table in self._results.items():
                 answers = [item for item in batch.answers if item.task == task]
                 upsert(connection, table, [self._result_row(item, model, run_id, now) for item in answers])
+                if answers and self._source.database.dialect != self.database.dialect:
+                    check_stored(connection, self._key_columns(table), [item.key for item in answers], self._source)
                 self._delete_failures(connection, task, [item.key for item in answers])
                 self._delete(connection, table, [item.key for item in batch.failures if item.task == task])
                 for moved_task, key, partition_key in batch.moved:
