@@ -185,14 +185,16 @@ class LLMTable(dg.Component, dg.Model, dg.Resolvable):
         )
 
     def _definition(self) -> TableDefinition:
-        """What the table is; the keys of its resources are not those that it has."""
+        """What the table is; its engine's key is not the one that it has."""
         return TableDefinition(
             self.source,
             self.tasks,
             self.partitions,
             self.settings,
             self.key_prefix,
-            *("database", "database", "engine"),
+            resource_of(self.database, "database")[0],
+            resource_of(self.source_database or self.database, "database")[0],
+            "engine",
             self.checks,
             None if self.source_asset is None else asset_key(self.source_asset),
             self.name,
@@ -202,7 +204,8 @@ class LLMTable(dg.Component, dg.Model, dg.Resolvable):
         """Whether another table in the project's files, one that comes before, declares the asset of the same source.
 
         Raises:
-            ConfigError: another table has the same name, an asset of the same key, or the same set of partitions.
+            ConfigError: another table has the same name, an asset of the same key, the same set of partitions, or the
+                same output table for other rows.
         """
         if context.path == context.defs_module_path:
             return False  # made in Python, it stands in no folder of the project

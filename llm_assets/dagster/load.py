@@ -15,7 +15,7 @@ import dagster as dg
 
 from llm_assets.dagster.partitions import DynamicPartitions, MultiPartitions
 from llm_assets.dagster.ranges import Range, members
-from llm_assets.dagster.table import TABLE_METADATA, TableDefinition
+from llm_assets.dagster.table import TABLE_METADATA, TableDefinition, check_outputs
 from llm_assets.errors import ConfigError, did_you_mean
 from llm_assets.pipeline import Pipeline, output_table_name
 from llm_assets.records import Partition
@@ -132,8 +132,8 @@ def load_project(
         directory: Where to look; the working directory if not given.
 
     Raises:
-        ConfigError: there are no definitions, or no table of llm_assets is among them. What the project's own code
-            raises is raised as it is.
+        ConfigError: there are no definitions, no table of llm_assets is among them, or two tables write to one output
+            table about other rows. What the project's own code raises is raised as it is.
     """
     place = Path(directory or Path.cwd())
     if file is None and module is None:
@@ -151,6 +151,8 @@ def load_project(
     for spec in definitions.resolve_all_asset_specs():
         table = spec.metadata.get(TABLE_METADATA)
         if isinstance(table, TableDefinition):
+            for other in tables.values():
+                check_outputs(table, other)
             tables[table.name] = table
     if not tables:
         raise ConfigError(

@@ -135,7 +135,28 @@ def check_together(table: TableDefinition, other: TableDefinition) -> None:
             f"Two tables are named {table.name!r}, the one that asks {first} and the one that asks {second}. Dagster "
             f"tells their steps and jobs apart by names: give one of them its own, name: {own}."
         )
+    check_outputs(table, other)
     _check_sets(table, other)
+
+
+def check_outputs(table: TableDefinition, other: TableDefinition) -> None:
+    """Raise a ConfigError if two tables write to one output table about other rows: each removes those of the other."""
+    if (table.source, table.source_database_key) == (other.source, other.source_database_key):
+        return
+    taken = _outputs(other)
+    for output, task in _outputs(table).items():
+        if output in taken:
+            raise ConfigError(
+                f"The tables {table.name!r} and {other.name!r} both write to {output[-1]!r}, and do not read the same "
+                "rows: their source databases, queries or `where` differ, so that each would remove the answers of the "
+                f"other. Give one of them another settings.output_schema, or name one task {task.name!r} otherwise."
+            )
+
+
+def _outputs(table: TableDefinition) -> dict[tuple[str, str | None, str], Task]:
+    """A table's tasks by where their answers are written."""
+    place = (table.database_key, table.settings.output_schema)
+    return {(*place, output_table_name(table.source, task)): task for task in table.tasks}
 
 
 def _check_sets(table: TableDefinition, other: TableDefinition) -> None:

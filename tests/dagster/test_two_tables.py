@@ -121,6 +121,15 @@ def test_every_task_of_every_table_is_found(project: Path) -> None:
         found.task("mod", "reviews")
 
 
+def test_two_tables_with_one_output_table_must_read_the_same_rows(project: Path) -> None:
+    rows = "Source(table='reviews', where='id > 1')"
+    project.write_text(PROJECT.replace('REVIEWS, LABELS, engine_key="large"', f'{rows}, LABELS, engine_key="large"'))
+    with pytest.raises(
+        ConfigError, match=r"The tables .*reviews' and .*reviews' both write to 'reviews_mood', and do "
+    ):
+        load_project(file=project)
+
+
 def run(*arguments: str) -> str:
     result = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output

@@ -121,6 +121,36 @@ def test_two_tables_with_one_set_of_partitions_must_find_the_same_values(
     )
 
 
+@pytest.mark.parametrize(
+    ("source", "more", "fits"),
+    [
+        ("{table: reviews}", "", True),
+        (FIRST_ROWS, "", False),
+        ("{table: reviews, query: SELECT * FROM reviews, key: id}", "", False),
+        ("{table: reviews}", "source_database: {url: 'sqlite:///america.db'}\n", False),
+        (FIRST_ROWS, "settings: {output_schema: america}\n", True),
+        (FIRST_ROWS, "database: {url: 'sqlite:///america.db'}\n", True),
+    ],
+)
+def test_two_tables_with_one_output_table_must_read_the_same_rows(
+    project: Project, source: str, more: str, fits: bool
+) -> None:
+    folder = project.write(SMALL, "one")
+    second = SMALL.replace("{table: reviews}", source) + "key_prefix: [america]\n"
+    if "database:" in more:
+        second = "".join(line for line in second.splitlines(True) if not line.startswith(more.partition(":")[0] + ":"))
+    project.write(second + more, "two")
+    if fits:
+        project.everything()
+        return
+    assert refusal(project) == (
+        f"{folder / 'defs.yaml'}:2: attributes: The tables 'reviews' and 'america__reviews' both write to "
+        "'reviews_sentiment', and do not read the same rows: their source databases, queries or `where` differ, so "
+        "that each would remove the answers of the other. Give one of them another settings.output_schema, or name "
+        "one task 'sentiment' otherwise."
+    )
+
+
 def test_a_name_that_cannot_be_is_refused(project: Project) -> None:
     [line] = project.refused(SMALL + "name: two words\n")
     assert line.startswith("6: name: The name 'two words' is none for Dagster. Write letters, digits and _")
