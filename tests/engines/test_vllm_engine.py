@@ -11,7 +11,7 @@ from itertools import product
 import pytest
 
 from llm_assets.engines import VllmEngine, VllmSettings
-from llm_assets.errors import ConfigError
+from llm_assets.errors import ConfigError, EngineError
 from llm_assets.records import BeamSearch, Constraint, FailureKind, GenerateText, Request, ScoreTokens
 from llm_assets.tasks import Classify, Extract
 from tests.engine_fixtures import LOGPROB_TOLERANCE
@@ -348,6 +348,32 @@ def test_a_run_that_is_closed_early_leaves_nothing_behind(vllm_engine, chat, gre
     run.close()
     assert not vllm_engine._llm.llm_engine.has_unfinished_requests()
     assert what_was_said(vllm_engine.run(greedy_requests)) == greedy_answers
+
+
+@pytest.mark.parametrize("is_closed", [False, True], ids=["another run", "a close"])
+def test_a_run_that_something_came_between_raises_an_error_and_does_not_wait_for_its_answers(
+    vllm_engine, chat, greedy_requests, greedy_answers, is_closed
+):
+    interrupted = vllm_engine.run(unfinished(chat))
+    assert next(interrupted).id == 0
+    if is_closed:
+        vllm_engine.close()
+    else:
+        assert what_was_said(vllm_engine.run(greedy_requests)) == greedy_answers
+    with pytest.raises(EngineError, match="2 of its requests were dropped: another one began on the engine"):
+        list(interrupted)
+    assert what_was_said(vllm_engine.run(greedy_requests)) == greedy_answers
+
+
+def test_a_run_that_was_left_half_way_and_ends_late_takes_nothing_from_the_next(
+    vllm_engine, chat, greedy_requests, greedy_answers
+):
+    left = vllm_engine.run(unfinished(chat))
+    next(left)
+    following = vllm_engine.run(greedy_requests)
+    first = next(following)
+    left.close()
+    assert what_was_said([first, *following]) == greedy_answers
 
 
 def test_an_error_of_whoever_gives_the_requests_leaves_nothing_behind(

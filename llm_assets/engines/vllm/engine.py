@@ -3,7 +3,6 @@
 import gc
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -12,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from llm_assets.engines.compile_check import check_cost, check_limits
+from llm_assets.engines.compile_check import check_limits
 from llm_assets.engines.processes import MARK, end_processes, on_first_end, start_watcher
 from llm_assets.engines.vllm.data_parallel import DataParallelLLM, Refusal
 from llm_assets.engines.vllm.hardware import (
     cache_block,
-    cpu_arguments,
-    cpu_has_bfloat16,
     device_and_memory,
+    engine_arguments,
     is_cpu_build,
     prepare_environment,
 )
@@ -27,18 +25,18 @@ from llm_assets.engines.vllm.idle import VllmIdleClock
 from llm_assets.engines.vllm.messages import (
     SamplingCache,
     beam_completion,
+    check_constraint,
     completion,
     computing_more_than_one_token,
     refusals,
     refused,
     runs_apart,
-    structured_outputs,
 )
 from llm_assets.engines.vllm.settings import VllmSettings
 from llm_assets.errors import ConfigError, EngineError, ModelError
 from llm_assets.prompts import ChatTokenizer, load_tokenizer
 from llm_assets.records import BeamSearch, Completion, Constraint, EngineInfo, Request, ScoreTokens
-from llm_assets.secrets import masked, masked_logger
+from llm_assets.secrets import masked_logger
 
 if TYPE_CHECKING:
     import vllm
@@ -61,7 +59,7 @@ class VllmEngine:
     Raises:
         ConfigError: the settings name a model directory that does not exist.
         ModelError: the model cannot be loaded.
-        EngineError: vLLM itself failed.
+        EngineError: vLLM itself failed; or another run began, or the engine was closed, before a run had ended.
     """
 
     def __init__(self, settings: VllmSettings) -> None:
@@ -72,6 +70,8 @@ class VllmEngine:
         self._watcher: subprocess.Popen[bytes] | None = None
         self._watch_stopped: threading.Event | None = None
         self._runs = 0
+        self._in_flight: dict[str, Request] = {}
+        """What vLLM holds, by its names for it: a new object for each run, by which that knows that it goes on."""
         self._tokens = 0
         """Prompt tokens that vLLM holds."""
         self._idle = VllmIdleClock()
@@ -134,44 +134,22 @@ class VllmEngine:
     def check(self, constraint: Constraint) -> None:
         check_limits(constraint)
         prepare_environment(self.settings)
-        backend = self._structured_outputs_config.get("backend", "auto")
-        complaint = check_cost(constraint, backend)  # first, because nothing limits vLLM's own validators
-        from vllm import SamplingParams
-        from vllm.v1.structured_output.backend_guidance import validate_guidance_grammar
-        from vllm.v1.structured_output.backend_xgrammar import validate_xgrammar_grammar
-
-        params = SamplingParams(structured_outputs=structured_outputs(constraint))
-        try:
-            if backend == "xgrammar":
-                validate_xgrammar_grammar(params)
-            elif backend == "guidance":
-                validate_guidance_grammar(params, tokenizer=None)
-            if complaint and backend != "auto":  # which has other compilers to turn to
-                raise ValueError(complaint)
-        except refusals() as error:
-            value = masked(str(constraint.value))  # before it is cut: half a secret would not be found
-            value = value if len(value) < 300 else f"{value[:300]}..."
-            raise ConfigError(
-                f"The constraint compiler {backend} refuses this {constraint.kind}: {value}\nIt says: {error}\n"
-                "Use plain types, enums, and bounds on strings and lists; or another compiler, with the argument "
-                'structured_outputs_config={"backend": "guidance", "disable_any_whitespace": true}.'
-            ) from None
+        check_constraint(constraint, self._structured_outputs_config.get("backend", "auto"))
 
     def load(self) -> None:
         self._load()
 
     def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
         self._load()
+        self._end_run()  # of one that was left half-way: vLLM would go on with it, and this run get its outputs
         limit = self.most_in_flight
         most_tokens = self.most_tokens_in_flight
         # With speculative decoding, scores and texts take turns: the fewer the turns, the fuller the steps.
         aside_limit = limit if self._speculates else max(1, limit // 8)
-        self._runs += 1
         pending = iter(requests)
-        in_flight: dict[str, Request] = {}
+        in_flight = self._in_flight
         aside: list[Request] = []
         exhausted = False
-        self._tokens = 0
         self._idle.begin()
         try:
             while True:
@@ -191,7 +169,8 @@ class VllmEngine:
                     return
                 if aside and not in_flight:
                     waiting, aside = aside, []
-                    yield from self._search_beams([item for item in waiting if isinstance(item.ask, BeamSearch)])
+                    beams = [request for request in waiting if isinstance(request.ask, BeamSearch)]
+                    yield from self._search_beams(beams, in_flight)
                     for request in waiting:
                         while self._tokens >= most_tokens:
                             yield from self._step(in_flight)
@@ -200,9 +179,27 @@ class VllmEngine:
                     while in_flight and not self._speculates:
                         yield from self._step(in_flight)
         finally:
-            self._idle.end()
-            if in_flight and self._llm is not None:
-                self._llm.llm_engine.abort_request(list(in_flight))
+            if in_flight is self._in_flight:
+                self._end_run()
+
+    def _end_run(self) -> None:
+        """Drop what is in flight, if anything is. The run that asked it, should it go on, raises an error."""
+        dropped, self._in_flight, self._tokens = self._in_flight, {}, 0
+        self._runs += 1
+        self._idle.end()
+        if dropped and self._llm is not None:
+            try:
+                self._llm.llm_engine.abort_request(list(dropped))
+            except Exception as error:  # as in _step
+                raise self._died(error) from error
+
+    def _check_run(self, in_flight: dict[str, Request]) -> None:
+        if in_flight is not self._in_flight:
+            raise EngineError(
+                f"This run is over, and {len(in_flight)} of its requests were dropped: another one began on the "
+                "engine, or that was closed, before it had ended. Read a run to its end, or close it, before the next "
+                "one."
+            )
 
     @property
     def _speculates(self) -> bool:
@@ -242,6 +239,7 @@ class VllmEngine:
             return
         llm = self._llm
         self._llm = None
+        self._end_run()
         gc.unfreeze()
         if isinstance(llm, DataParallelLLM):
             llm.shutdown()
@@ -293,6 +291,7 @@ class VllmEngine:
 
     def _submit(self, request: Request, in_flight: dict[str, Request]) -> Iterator[Completion]:
         """Hand a request to vLLM; yield its completion only if vLLM refuses it."""
+        self._check_run(in_flight)
         name = f"{self._runs}-{request.id}"
         try:
             prompt: Any = {"type": "token", "prompt_token_ids": request.prompt_token_ids}  # ready for the engine
@@ -310,22 +309,24 @@ class VllmEngine:
 
     def _step(self, in_flight: dict[str, Request]) -> Iterator[Completion]:
         """Compute one step of all requests in flight and yield the completions of those that it finished."""
+        self._check_run(in_flight)
         self._idle.step()
         try:
             outputs = self._load().step()
         except Exception as error:  # whatever vLLM raises here, its engine is gone
             raise self._died(error) from error
-        finished = [(in_flight.pop(output.request_id, None), output) for output in outputs if output.finished]
+        # Those of an earlier run may still come.
+        done = [output for output in outputs if output.finished and output.request_id in in_flight]
+        finished = [(in_flight.pop(output.request_id), output) for output in done]
+        self._tokens -= sum(len(request.prompt_token_ids) for request, _ in finished)
         self._idle.stepped()
         for request, output in finished:
-            if request is not None:
-                self._tokens -= len(request.prompt_token_ids)
-                if isinstance(output, Refusal):
-                    yield refused(request, output.error)
-                else:
-                    yield completion(request, output, self.tokenizer)
+            if isinstance(output, Refusal):
+                yield refused(request, output.error)
+            else:
+                yield completion(request, output, self.tokenizer)
 
-    def _search_beams(self, requests: list[Request]) -> Iterator[Completion]:
+    def _search_beams(self, requests: list[Request], in_flight: dict[str, Request]) -> Iterator[Completion]:
         """Run beam searches, those with the same parameters together."""
         from vllm.sampling_params import BeamSearchParams
 
@@ -339,6 +340,7 @@ class VllmEngine:
             assert isinstance(request.ask, BeamSearch)
             groups.setdefault(request.ask, []).append(request)
         for ask, group in groups.items():
+            self._check_run(in_flight)
             params = BeamSearchParams(
                 beam_width=ask.beam_width, max_tokens=ask.max_tokens, length_penalty=ask.length_penalty
             )
@@ -351,7 +353,7 @@ class VllmEngine:
                     yield refused(group[0], error)
                 else:  # vLLM does not say which one it refuses
                     for request in group:
-                        yield from self._search_beams([request])
+                        yield from self._search_beams([request], in_flight)
                 continue
             except Exception as error:  # as in _step
                 raise self._died(error) from error
@@ -370,15 +372,9 @@ class VllmEngine:
         if self._llm is None:
             prepare_environment(self.settings)
             arguments = {
-                "disable_log_stats": True,
-                "use_tqdm_on_load": sys.stderr.isatty(),
-                **(cpu_arguments(self.settings) if is_cpu_build() else {}),
-                **self.settings.arguments(),
+                **engine_arguments(self.settings),
                 "structured_outputs_config": self._structured_outputs_config,
             }
-            if is_cpu_build() and self.settings.dtype == "auto" and not cpu_has_bfloat16():
-                arguments["dtype"] = "float32"
-            arguments["model"] = str(Path(self.settings.model).expanduser())
             import vllm
 
             several = self.settings.data_parallel_size > 1

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import resource
 import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,20 @@ def cpu_arguments(settings: VllmSettings) -> dict[str, Any]:
     arguments: dict[str, Any] = {"block_size": 32, "enforce_eager": True}
     if settings.tensor_parallel_size * settings.pipeline_parallel_size == 1:
         arguments["distributed_executor_backend"] = "uni"
+    return arguments
+
+
+def engine_arguments(settings: VllmSettings) -> dict[str, Any]:
+    """Return the keyword arguments of vLLM's engine on this machine."""
+    arguments: dict[str, Any] = {
+        "disable_log_stats": True,
+        "use_tqdm_on_load": sys.stderr.isatty(),
+        **(cpu_arguments(settings) if is_cpu_build() else {}),
+        **settings.arguments(),
+        "model": str(Path(settings.model).expanduser()),
+    }
+    if is_cpu_build() and settings.dtype == "auto" and not cpu_has_bfloat16():
+        arguments["dtype"] = "float32"
     return arguments
 
 

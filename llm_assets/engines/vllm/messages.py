@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any
 
+from llm_assets.engines.compile_check import check_cost
+from llm_assets.errors import ConfigError
 from llm_assets.prompts import Tokenizer
 from llm_assets.records import (
     Ask,
@@ -19,6 +21,7 @@ from llm_assets.records import (
     ScoreTokens,
     Usage,
 )
+from llm_assets.secrets import masked
 
 KNOWN_ASKS = 256
 FINISHED = ("stop", "length", "repetition")
@@ -40,6 +43,31 @@ def structured_outputs(constraint: Constraint) -> Any:
     from vllm.sampling_params import StructuredOutputsParams
 
     return StructuredOutputsParams(**constraint_arguments(constraint))
+
+
+def check_constraint(constraint: Constraint, backend: str) -> None:
+    """Raise a ConfigError if a compiler of vLLM's refuses a constraint."""
+    complaint = check_cost(constraint, backend)  # first, because nothing limits vLLM's own validators
+    from vllm import SamplingParams
+    from vllm.v1.structured_output.backend_guidance import validate_guidance_grammar
+    from vllm.v1.structured_output.backend_xgrammar import validate_xgrammar_grammar
+
+    params = SamplingParams(structured_outputs=structured_outputs(constraint))
+    try:
+        if backend == "xgrammar":
+            validate_xgrammar_grammar(params)
+        elif backend == "guidance":
+            validate_guidance_grammar(params, tokenizer=None)
+        if complaint and backend != "auto":  # which has other compilers to turn to
+            raise ValueError(complaint)
+    except refusals() as error:
+        value = masked(str(constraint.value))  # before it is cut: half a secret would not be found
+        value = value if len(value) < 300 else f"{value[:300]}..."
+        raise ConfigError(
+            f"The constraint compiler {backend} refuses this {constraint.kind}: {value}\nIt says: {error}\n"
+            "Use plain types, enums, and bounds on strings and lists; or another compiler, with the argument "
+            'structured_outputs_config={"backend": "guidance", "disable_any_whitespace": true}.'
+        ) from None
 
 
 def sampling_params(ask: Ask) -> Any:
