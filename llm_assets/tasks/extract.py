@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date, datetime
 from functools import cached_property
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from llm_assets.errors import ConfigError
-from llm_assets.json_schema import bounded, check_size, describe, import_model, schema_columns
+from llm_assets.json_schema import bounded, check_size, describe, import_model, resolve, schema_columns
 from llm_assets.prompts import Layout, TextTokenizer, Tokenizer
 from llm_assets.records import Candidate, Column, Completion, Constraint, Failure, FailureKind, GenerateText
 from llm_assets.tasks.answer_check import is_kept, schema_check
@@ -38,6 +39,9 @@ SCORED_CONFIDENCE = Column(
 )
 
 LONE_SURROGATES = re.compile(r"[\ud800-\udfff]")
+
+_PLAIN_TYPES: dict[str, type] = {"text": str, "boolean": bool}
+"""Of columns that hold nothing else, and whose values are not read from another type."""
 
 AnswerModel = type[BaseModel]
 SchemaSource = AnswerModel | dict[str, Any] | str
@@ -117,20 +121,36 @@ class Extract(GenerationTask):
         return None if isinstance(self.answer_schema, dict) else self.answer_schema
 
     @cached_property
+    def written_schema(self) -> dict[str, Any]:
+        """The JSON schema of what a model makes of an answer: its serializers may write other types than it reads."""
+        assert self.answer_model is not None
+        return self.answer_model.model_json_schema(mode="serialization")
+
+    @cached_property
     def json_schema(self) -> dict[str, Any]:
         """The JSON schema that constrains the answer."""
         if self.answer_model is not None:
             schema = self.answer_model.model_json_schema()
-            written = self.answer_model.model_json_schema(mode="serialization")
-            if list(schema.get("properties", {})) != list(written.get("properties", {})):
+            read, written = _property_names(schema), _property_names(self.written_schema)
+            if read != written:
                 raise ConfigError(
                     f"Task {self.name!r}: {self.answer_model.__name__} reads its fields by other names "
-                    f"({', '.join(schema['properties'])}) than it writes them ({', '.join(written['properties'])}). "
+                    f"({', '.join(read)}) than it writes them ({', '.join(written)}). "
                     "Use `alias`, which is both."
                 )
             return bounded(schema)
         assert isinstance(self.answer_schema, dict)
         return bounded(self.answer_schema)
+
+    @cached_property
+    def fields(self) -> tuple[Column, ...]:
+        """The columns of the properties."""
+        columns = schema_columns(self.json_schema)
+        if self.answer_model is None:
+            return columns
+        types = {column.name: column.type for column in schema_columns(self.written_schema)}
+        # A JSON column holds whatever is written.
+        return tuple(c if c.type == "json" else replace(c, type=types[c.name]) for c in columns)
 
     @cached_property
     def choice(self) -> tuple[str, list[Value]] | None:
@@ -143,7 +163,7 @@ class Extract(GenerationTask):
     @property
     def columns(self) -> tuple[Column, ...]:
         own = (SCORED_CONFIDENCE,) if self.choice else generation_columns(self.sampling)
-        return (*schema_columns(self.json_schema), *own)
+        return (*self.fields, *own)
 
     @property
     def constraint(self) -> Constraint | None:
@@ -178,14 +198,10 @@ class ExtractPlan(GenerationPlan):
 
     task: Extract
 
-    @cached_property
-    def _columns(self) -> tuple[Column, ...]:
-        return schema_columns(self.task.json_schema)
-
     def parse(self, candidate: Candidate) -> dict[str, object] | Failure:
         if candidate.finish_reason == "length":
             return truncated(self.task, candidate)
-        return _fields(self.task.answer_model, self._columns, candidate.text, self._check)
+        return _fields(self.task.answer_model, self.task.fields, candidate.text, self._check)
 
     @cached_property
     def _check(self) -> Callable[[Any], None] | None:
@@ -208,7 +224,6 @@ class ChoicePlan(ScoringPlan):
         assert task.choice is not None
         name, values = task.choice
         answers = [json.dumps({name: value}, ensure_ascii=False) for value in values]
-        self._columns = schema_columns(task.json_schema)
         super().__init__(task, tokenizer, max_model_len, layout, answers, "answer")
 
     def read(self, completions: Sequence[Completion]) -> tuple[dict[str, object], str] | Failure:
@@ -216,8 +231,12 @@ class ChoicePlan(ScoringPlan):
         if isinstance(found, Failure):
             return found
         best = found.index(max(found))  # ties go to the value that stands first
-        columns = _fields(self.task.answer_model, self._columns, self.answers[best])
+        columns = _fields(self.task.answer_model, self.task.fields, self.answers[best])
         return columns if isinstance(columns, Failure) else ({**columns, "confidence": found[best]}, "stop")
+
+
+def _property_names(schema: dict[str, Any]) -> list[str]:
+    return list(resolve(schema, schema).get("properties", {}))
 
 
 def _fields(
@@ -266,6 +285,8 @@ def _value(value: Any, column: Column) -> object:
     """Give a JSON value its column's Python type."""
     if value is None:
         return None
+    if not isinstance(value, _PLAIN_TYPES.get(column.type, object)):
+        raise ValueError(f"{column.name} is {value!r:.100}, which is no {column.type}")
     match column.type:
         case "integer" if not -(2**63) <= value < 2**63:
             raise ValueError(f"{column.name} is {value}, which no integer column holds")
