@@ -27,6 +27,7 @@ from llm_assets.tasks.base import (
     truncated,
 )
 from llm_assets.tasks.choice import Value, only_choice
+from llm_assets.tasks.property_order import untold_orders
 from llm_assets.tasks.scoring import ScoringPlan
 
 DEFAULT_MAX_TOKENS = 256
@@ -174,8 +175,12 @@ class Extract(GenerationTask):
         return Constraint("json", json.dumps(self.json_schema, ensure_ascii=False))
 
     def settings(self) -> dict[str, object]:
-        # Marked, so that answers that were generated are not taken for scored ones.
-        return {**super().settings(), **({"scored": True} if self.choice else {})}
+        settings = super().settings()
+        if self.choice:
+            settings["scored"] = True  # so that answers that were generated are not taken for scored ones
+        if orders := untold_orders(self.json_schema):
+            settings["property_order"] = orders
+        return settings
 
     def system_message(self) -> str:
         instruction = self.instruction or "Extract the facts that the text states."

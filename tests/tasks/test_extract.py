@@ -362,3 +362,25 @@ def test_a_model_that_writes_its_fields_by_other_names_than_it_reads_is_refused(
 
     with pytest.raises(ValidationError, match="by other names"):
         Extract(name="facts", schema=Renamed)
+
+
+LINE = obj(reason={"type": "string"}, verdict={"type": "string"})
+TURNED = {**LINE, "properties": dict(reversed(LINE["properties"].items()))}
+
+
+@pytest.mark.parametrize(
+    ("nest", "in_settings"),
+    [
+        (lambda line: obj(**line["properties"]), False),
+        (lambda line: obj(line=line), False),
+        (lambda line: obj(lines={"type": "array", "items": line}), False),
+        (lambda line: obj(order=obj(lines={"type": "array", "items": line})), True),
+        (lambda line: {**obj(order=obj(line={"$ref": "#/$defs/line"})), "$defs": {"line": line}}, True),
+    ],
+    ids=["outermost", "object", "list", "two deep", "reference"],
+)
+def test_properties_in_another_order_are_another_question(nest, in_settings):
+    tasks = [Extract(name="facts", schema=nest(line)) for line in (LINE, TURNED)]
+    assert tasks[0].fingerprint("m") != tasks[1].fingerprint("m")
+    # What the prompt names need not stand in the settings too.
+    assert all(("property_order" in task.settings()) is in_settings for task in tasks)
