@@ -144,3 +144,16 @@ def test_summaries_that_are_empty_copied_or_too_long_are_found(
     assert found.passed == (problem is None)
     if problem:
         assert examples(found) == [{"id": 1, "problem": problem, "summary": summary, "text": LONG}]
+
+
+def test_summaries_that_were_cut_off_at_their_limit_are_found(reviews: Reviews, instance: dg.DagsterInstance) -> None:
+    reviews.add([LONG, "A lamp."])
+    assets = reviews.assets(SUMMARY)
+    reviews.run(assets, instance=instance, partition_key=FIRST)
+    reviews.execute("UPDATE reviews_summary SET summary = 'The writer loves the', finish_reason = 'stop'")
+    assert reviews.check(assets, instance, FIRST)["summaries"].passed
+    reviews.execute("UPDATE reviews_summary SET finish_reason = 'length' WHERE id = 1")
+    found = reviews.check(assets, instance, FIRST)["summaries"]
+    assert (found.passed, number(found, "cut_rows"), number(found, "wrong_share")) == (False, 1, 0.5)
+    assert [(row["id"], row["problem"]) for row in examples(found)] == [(1, "cut")]
+    assert "raise sampling.max_tokens, or lower max_words" in (found.description or "")

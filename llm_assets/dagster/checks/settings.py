@@ -91,7 +91,7 @@ class Grounded(Check):
 
 
 class Summaries(Check):
-    """Summaries are neither empty, nor copies of the text, nor far too long."""
+    """Summaries are neither empty, nor copies of the text, nor far too long, nor cut off."""
 
     max_share: float = Field(default=0.1, ge=0, le=1, description="Share of the summaries that may be such.")
     sample_rows: int = Field(default=1000, ge=1, description="Of more summaries, about so many are looked at.")
@@ -123,7 +123,9 @@ class Checks(BaseModel):
     drift: Drift = Field(default=Drift(), description="Labels are as frequent as in the partitions before.")
     confidence: Confidence = Field(default=Confidence(), description="Few answers have a low confidence.")
     grounded: Grounded = Field(default=Grounded(), description="Extracted strings and numbers stand in the text.")
-    summaries: Summaries = Field(default=Summaries(), description="Summaries are not empty, copied or far too long.")
+    summaries: Summaries = Field(
+        default=Summaries(), description="Summaries are not empty, copied, far too long or cut off."
+    )
     accuracy: Accuracy = Field(default=Accuracy(), description="Labels are those of a column with the right ones.")
 
     @classmethod

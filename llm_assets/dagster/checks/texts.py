@@ -169,19 +169,20 @@ def grounded(settings: Grounded, subject: Subject) -> Finding:
 
 
 def summaries(settings: Summaries, subject: Subject) -> Finding:
-    """Summaries are neither empty, nor copies of the text, nor far too long."""
+    """Summaries are neither empty, nor copies of the text, nor far too long, nor cut off."""
     task = subject.task
     assert isinstance(task, Summarize)
     rows = subject.answers.sample(subject.partition.key, settings.sample_rows)
     if not rows:
         return nothing("There are no summaries in this partition.", rows=0)
-    texts = subject.texts([subject.answers.key_of(row) for row in rows])
+    keys = [subject.answers.key_of(row) for row in rows]
+    texts, finish_reasons = subject.texts(keys), subject.answers.by_key(keys, "finish_reason")
     longest = settings.longer_than * task.max_words
-    counts = {"empty": 0, "copied": 0, "too long": 0}
+    counts = {"empty": 0, "copied": 0, "too long": 0, "cut": 0}
     examples: list[Mapping[str, object]] = []
     lengths = 0
-    for row in rows:
-        summary, text = str(row["summary"] or ""), texts.get(subject.answers.key_of(row))
+    for key, row in zip(keys, rows, strict=True):
+        summary, text = str(row["summary"] or ""), texts.get(key)
         length = len(words(summary))
         lengths += length
         if length < settings.min_words:
@@ -190,11 +191,13 @@ def summaries(settings: Summaries, subject: Subject) -> Finding:
             problem = "copied"
         elif length > longest:
             problem = "too long"
+        elif finish_reasons.get(key) == "length":
+            problem = "cut"
         else:
             continue
         counts[problem] += 1
         if len(examples) < EXAMPLES:
-            examples.append(subject.row(subject.answers.key_of(row), problem=problem, summary=summary, text=text))
+            examples.append(subject.row(key, problem=problem, summary=summary, text=text))
     wrong = sum(counts.values())
     share = wrong / len(rows)
     numbers = {
@@ -203,17 +206,21 @@ def summaries(settings: Summaries, subject: Subject) -> Finding:
         "empty_rows": counts["empty"],
         "copied_rows": counts["copied"],
         "too_long_rows": counts["too long"],
+        "cut_rows": counts["cut"],
         "wrong_share": share,
     }
     text = (
-        f"{share_of(wrong, len(rows))} summaries looked at are empty, copied or too long; "
+        f"{share_of(wrong, len(rows))} summaries looked at are empty, copied, too long or cut off; "
         f"{percent(settings.max_share)} may."
     )
     if wrong:
         text += (
             f" {counts['empty']:,} have fewer than {settings.min_words} words, {counts['copied']:,} are a part of the "
-            f"text of {settings.copied_words} words or more, {counts['too long']:,} have more than {longest:g} words."
+            f"text of {settings.copied_words} words or more, {counts['too long']:,} have more than {longest:g} words, "
+            f"{counts['cut']:,} were cut off at the limit of tokens."
         )
     if share > settings.max_share:
-        text += " Give examples of good summaries, set sampling.max_tokens, or take a larger model."
+        text += " Give examples of good summaries, or take a larger model."
+        if counts["cut"]:
+            text += " So that none is cut off, raise sampling.max_tokens, or lower max_words."
     return Finding(share <= settings.max_share, text, share, numbers, examples)
