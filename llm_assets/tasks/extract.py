@@ -12,7 +12,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from llm_assets.errors import ConfigError
-from llm_assets.json_schema import bounded, check_size, describe, import_model, resolve, schema_columns
+from llm_assets.json_schema import (
+    MAX_ITEMS,
+    MAX_STRING_LENGTH,
+    bounded,
+    check_size,
+    describe,
+    import_model,
+    resolve,
+    schema_columns,
+)
 from llm_assets.prompts import Layout, TextTokenizer, Tokenizer
 from llm_assets.records import Candidate, Column, Completion, Constraint, Failure, FailureKind, GenerateText
 from llm_assets.tasks.answer_check import is_kept, schema_check
@@ -62,7 +71,10 @@ class Extract(GenerationTask):
 
     type: Literal["extract"] = "extract"
     answer_schema: SchemaSource = Field(
-        alias="schema", description="A pydantic model, its path as package.module:Class, or a JSON schema."
+        alias="schema",
+        description="A pydantic model, its path as package.module:Class, or a JSON schema. A string that sets no bound "
+        f"has at most {MAX_STRING_LENGTH} characters and a list {MAX_ITEMS} items; for more, write "
+        "Field(max_length=...), or maxLength and maxItems in a JSON schema.",
     )
 
     @field_serializer("answer_schema")

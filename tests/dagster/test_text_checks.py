@@ -1,11 +1,12 @@
 """What the checks find that compare answers with their texts: extracted values, and summaries."""
 
+import json
 from decimal import Decimal
 from typing import Any, Literal
 
 import dagster as dg
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from llm_assets.dagster.checks.texts import numbers_in
 from llm_assets.tasks import Extract
@@ -114,6 +115,38 @@ def test_a_field_can_be_left_out_of_the_comparison_with_the_text(
     facts(reviews, 1, "lamp", '["made up"]')
     assert reviews.check(assets, instance, FIRST)["grounded"].passed
     assert not reviews.check(reviews.assets(FACTS), instance, FIRST)["grounded"].passed
+
+
+@pytest.mark.parametrize(
+    ("product", "tags", "full"),
+    [("x" * 200, "[]", 1), ("lamp", json.dumps(["a"] * 16), 1), ("x" * 199, json.dumps(["a"] * 15), 0)],
+)
+def test_values_that_are_as_long_as_they_may_be_by_default_are_told_of(
+    reviews: Reviews, instance: dg.DagsterInstance, product: str, tags: str, full: int
+) -> None:
+    reviews.add(["The lamp is lovely.", "The desk is fine."])
+    assets = reviews.assets(FACTS)
+    reviews.run(assets, instance=instance, partition_key=FIRST)
+    for number_of_row in (1, 2):
+        facts(reviews, number_of_row, "lamp", "[]")
+    facts(reviews, 1, product, tags)
+    found = reviews.check(assets, instance, FIRST)["valid"]
+    assert (found.passed, number(found, "full_rows")) == (True, full)
+    assert ("set a higher maxLength or maxItems" in (found.description or "")) == bool(full)
+
+
+def test_values_as_long_as_their_schemas_own_bound_are_not_told_of(
+    reviews: Reviews, instance: dg.DagsterInstance
+) -> None:
+    class Tagged(BaseModel):
+        product: str = Field(max_length=300)
+        tags: list[Literal["a"]] = Field(max_length=20)
+
+    reviews.add(["The lamp is lovely."])
+    assets = reviews.assets(Extract(name="facts", schema=Tagged))
+    reviews.run(assets, instance=instance, partition_key=FIRST)
+    facts(reviews, 1, "x" * 200, json.dumps(["a"] * 16))
+    assert number(reviews.check(assets, instance, FIRST)["valid"], "full_rows") == 0
 
 
 LONG = "The lamp came a day early, the light is warm, and my cat has decided to live under it for good."

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from llm_assets.dagster.checks.finding import EXAMPLES, Finding, Subject, nothing, percent, share_of
 from llm_assets.dagster.checks.labels import label_column
 from llm_assets.dagster.checks.settings import Valid
-from llm_assets.json_schema import resolve
+from llm_assets.json_schema import MAX_ITEMS, MAX_STRING_LENGTH, resolve, subschemas
 from llm_assets.tasks import Extract
 
 
@@ -51,9 +51,15 @@ def _fields(settings: Valid, subject: Subject) -> Finding:
     if not rows:
         return nothing("There are no answers in this partition.", rows=0)
     problem_of = _validator(task)
+    bounds = {
+        kind: bound
+        for kind, key, bound in ((str, "maxLength", MAX_STRING_LENGTH), (list, "maxItems", MAX_ITEMS))
+        if any(node.get(key) == bound for node in subschemas(task.json_schema))
+    }
     examples: list[Mapping[str, object]] = []
-    wrong = 0
+    wrong = full = 0
     for row in rows:
+        full += any(_is_full(row[name], bounds) for name in _properties(task))
         problem = problem_of(row)
         if problem is not None:
             wrong += 1
@@ -61,14 +67,29 @@ def _fields(settings: Valid, subject: Subject) -> Finding:
                 shown = {name: row[name] for name in _properties(task)}
                 examples.append(subject.row(subject.answers.key_of(row), problem=problem, **shown))
     share = wrong / len(rows)
-    numbers = {"rows": len(rows), "invalid_rows": wrong, "invalid_share": share}
+    numbers = {"rows": len(rows), "invalid_rows": wrong, "invalid_share": share, "full_rows": full}
+    advice = (
+        f" {full:,} have a string of just {MAX_STRING_LENGTH} characters or a list of just {MAX_ITEMS} items, where a "
+        "schema that sets no bound ends them. If they are cut off, set a higher maxLength or maxItems."
+        if full
+        else ""
+    )
     if not wrong:
-        return Finding(True, f"Each of {len(rows):,} answers looked at fits the schema.", 0.0, numbers)
+        return Finding(True, f"Each of {len(rows):,} answers looked at fits the schema.{advice}", 0.0, numbers)
     text = (
         f"{share_of(wrong, len(rows))} answers looked at do not fit the schema; {percent(settings.max_share)} may. "
         "They were written by hand, or the schema has changed since: materialize the partition again."
     )
-    return Finding(share <= settings.max_share, text, share, numbers, examples)
+    return Finding(share <= settings.max_share, text + advice, share, numbers, examples)
+
+
+def _is_full(value: Any, bounds: Mapping[type, int]) -> bool:
+    """Whether a string or list, at any depth, is just as long as its kind may be by default."""
+    if isinstance(value, dict):
+        return any(_is_full(item, bounds) for item in value.values())
+    if isinstance(value, list) and any(_is_full(item, bounds) for item in value):
+        return True
+    return isinstance(value, str | list) and len(value) == bounds.get(type(value))
 
 
 def _properties(task: Extract) -> dict[str, Any]:
