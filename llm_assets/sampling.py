@@ -102,7 +102,9 @@ class Sampling(BaseModel):
     skip_special_tokens: bool = Field(default=True, description="Leave special tokens out of the answer's text.")
     spaces_between_special_tokens: bool = Field(default=True, description="Put spaces between special tokens.")
     thinking_token_budget: int | None = Field(
-        default=None, ge=-1, description="Most tokens of a reasoning model's thoughts."
+        default=None,
+        ge=-1,
+        description="Most tokens of a reasoning model's thoughts; needs the engine's reasoning_config.",
     )
     repetition_detection: RepetitionDetection | None = Field(
         default=None, description="End answers that repeat themselves."

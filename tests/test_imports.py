@@ -47,7 +47,13 @@ ONLY_IN = {
 HEAVY = ("dagster", "torch", "vllm", "transformers", "tokenizers", "xgrammar", "ray", "openai", "aiohttp")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
-COMES_WITH = {"tokenizers": "transformers", "transformers": "vllm", "xgrammar": "vllm", "llguidance": "vllm"}
+COMES_WITH = {
+    "jinja2": "dagster",
+    "tokenizers": "transformers",
+    "transformers": "vllm",
+    "xgrammar": "vllm",
+    "llguidance": "vllm",
+}
 """What need not be declared beside a package that cannot be without it."""
 
 

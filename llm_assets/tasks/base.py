@@ -29,6 +29,7 @@ from llm_assets.records import (
     ScoreTokens,
 )
 from llm_assets.sampling import Sampling
+from llm_assets.tasks.thoughts import THOUGHTS_BEGIN, THOUGHTS_END, still_thinking, without_thoughts
 
 PROMPT_VERSION = 1
 """Part of every fingerprint. Raise it when the same task would be asked with other words."""
@@ -255,9 +256,6 @@ class Task(BaseModel, ABC):
         return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-THOUGHTS_BEGIN, THOUGHTS_END = "<think>", "</think>"
-"""What stands around a reasoning model's thoughts, which come before its answer and are no part of it."""
-
 CONFIDENCE = Column(
     "confidence",
     "number",
@@ -299,9 +297,9 @@ class GenerationPlan(Plan):
     def read(self, completions: Sequence[Completion]) -> tuple[dict[str, object], str] | Failure:
         best = best_candidate(completions[0])
         if self.task.constraint is None:
-            answered = self._without_thoughts(best)
+            answered = without_thoughts(best, self._begins_in_thoughts, self.tokenizer.encode_markup(THOUGHTS_END))
             if answered is None:
-                return _still_thinking(self.task, best)
+                return still_thinking(self.task.name, best)
             best = answered
         columns = self.parse(best)
         if isinstance(columns, Failure):
@@ -316,24 +314,6 @@ class GenerationPlan(Plan):
                 for token_id, logprob, top in zip(best.token_ids, best.logprobs, best.top_logprobs, strict=True)
             ]
         return {**columns, "confidence": confidence(best)}, best.finish_reason
-
-    def _without_thoughts(self, candidate: Candidate) -> Candidate | None:
-        """Return a candidate without what a reasoning model thought before it; None if it thought to the end."""
-        if not (self._begins_in_thoughts or candidate.text.lstrip().startswith(THOUGHTS_BEGIN)):
-            return candidate
-        _, end, text = candidate.text.partition(THOUGHTS_END)
-        if not end:
-            return None
-        mark = self.tokenizer.encode_markup(THOUGHTS_END)
-        # Where it is no token of its own, the confidence is that of thoughts and answer together.
-        start = candidate.token_ids.index(mark[0]) + 1 if len(mark) == 1 and mark[0] in candidate.token_ids else 0
-        return replace(
-            candidate,
-            text=text,
-            token_ids=candidate.token_ids[start:],
-            logprobs=candidate.logprobs[start:],
-            top_logprobs=candidate.top_logprobs[start:],
-        )
 
     @cached_property
     def _begins_in_thoughts(self) -> bool:
@@ -382,16 +362,6 @@ def truncated(task: Task, candidate: Candidate) -> Failure:
         FailureKind.TRUNCATED,
         f"The answer was not finished after {len(candidate.token_ids)} tokens. Raise sampling.max_tokens of task "
         f"{task.name!r}, or allow a shorter answer.",
-        candidate.text,
-    )
-
-
-def _still_thinking(task: Task, candidate: Candidate) -> Failure:
-    """The failure of a reasoning model that came to no answer."""
-    return Failure(
-        FailureKind.TRUNCATED,
-        f"The model was still thinking after {len(candidate.token_ids)} tokens. Raise sampling.max_tokens of task "
-        f"{task.name!r}, or have it not think, as with the engine's chat_template_kwargs={{'enable_thinking': False}}.",
         candidate.text,
     )
 
