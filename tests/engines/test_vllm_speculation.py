@@ -1,9 +1,12 @@
 """Speculative decoding changes no answer, whatever stands side by side in a run."""
 
+import sys
+
 import pytest
 
 from benchmarks.common import demo_texts
 from llm_assets.engines import VllmEngine
+from llm_assets.engines.vllm.hardware import is_cpu_build
 from llm_assets.records import BeamSearch, GenerateText, Request, ScoreTokens
 from llm_assets.sampling import Sampling
 from llm_assets.tasks import Classify, Summarize
@@ -42,10 +45,15 @@ def expected(vllm_engine: VllmEngine, requests):
 
 
 @pytest.fixture(scope="module")
-def speculating(expected, smollm2):
+def speculating(expected, smollm2, vllm):
     engine = VllmEngine(smollm2_settings(smollm2, speculative_config=NGRAM))
-    yield engine
-    engine.close()
+    with pytest.MonkeyPatch.context() as patch:
+        # As where no other engine was loaded before.
+        patch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
+        vllm.envs.disable_envs_cache()
+        yield engine
+        engine.close()
+    vllm.envs.disable_envs_cache()
 
 
 @pytest.mark.parametrize("most", [None, 3])
@@ -77,3 +85,9 @@ def test_a_kind_of_request_that_waits_for_the_other_takes_no_more_than_as_many_p
 
     for answered, _ in enumerate(speculating.run(counted())):
         assert pulled - answered <= 6
+
+
+@pytest.mark.skipif(not is_cpu_build(), reason="With a GPU, vLLM always has a process of its own.")
+def test_this_process_can_load_another_model_afterwards(speculating, requests) -> None:
+    assert len(list(speculating.run(requests[:3]))) == 3
+    assert "numba" not in sys.modules  # beside which the CPU build loads none

@@ -56,9 +56,11 @@ def prepare_environment(settings: VllmSettings) -> None:
     # would not bear its mark. SPT_NOENV keeps the mark when vLLM gives its processes a title.
     defaults = {"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn", "SPT_NOENV": "1"}
     if is_cpu_build():
+        # Guessing tokens needs numba, and in a process with that the CPU build of vLLM loads no model again.
+        own_process = settings.speculative_config is not None
         defaults |= {
             "VLLM_TARGET_DEVICE": "cpu",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if own_process else "0",
             "VLLM_CPU_KVCACHE_SPACE": str(settings.cpu_kv_cache_gib),
             **CPU_ENVIRONMENT,
         }
