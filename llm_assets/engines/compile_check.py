@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec
 from itertools import product
@@ -84,17 +85,27 @@ def check_cost(constraint: Constraint, compiler: str = "xgrammar") -> str:
     tried = _try(constraint, compiler)
     if tried.trouble:
         value = masked(str(constraint.value))  # before it is cut: half a secret would not be found
-        other = ""
-        if compiler != "guidance":
-            other = (
-                "\nvLLM has another compiler, which takes some that are too much for this one: "
-                'structured_outputs_config={"backend": "guidance", "disable_any_whitespace": true}.'
-            )
         raise ConfigError(
             f"The constraint compiler {_COMPILERS[compiler].package} {tried.trouble} with this {constraint.kind}: "
-            f"{value if len(value) < 300 else f'{value[:300]}...'}\n{_ADVICE[constraint.kind]}{other}"
+            f"{value if len(value) < 300 else f'{value[:300]}...'}\n{_ADVICE[constraint.kind]}\n"
+            "vLLM has another compiler, which takes some that are too much for this one: "
+            f"{other_compiler(compiler)}."
         )
     return tried.complaint
+
+
+def other_compiler(compiler: str) -> str:
+    """Return the setting by which vLLM takes another compiler than this one."""
+    other = "xgrammar" if compiler == "guidance" else "guidance"
+    return f'structured_outputs_config={{"backend": "{other}", "disable_any_whitespace": true}}'
+
+
+def one_of(choices: Iterable[str]) -> str:
+    """Return the regular expression of choices, as which llguidance takes thousands of them, and each sooner.
+
+    Only what has a meaning is escaped: xgrammar warns of every other escape.
+    """
+    return "|".join(re.sub(r"[\\.^$|?*+()\[\]{}]", r"\\\g<0>", choice) for choice in choices)
 
 
 def patterns(constraint: Constraint) -> list[Constraint]:
@@ -279,8 +290,7 @@ class _Xgrammar:
         elif kind == "regex":
             self._compiled = compiler.compile_regex(value)
         elif kind == "choice":
-            choices = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in value)
-            self._compiled = compiler.compile_grammar(f"root ::= {choices}")
+            self._compiled = compiler.compile_regex(one_of(value))
         elif "::=" in value:
             self._compiled = compiler.compile_grammar(value)
         else:
@@ -315,9 +325,10 @@ class _Guidance:
         matcher = self._llguidance.LLMatcher
         if kind == "json":
             self._grammar = matcher.grammar_from_json_schema(value, defaults={"whitespace_flexible": False})
+        elif kind == "choice":
+            self._grammar = self._llguidance.grammar_from("regex", one_of(value))
         else:
-            text = json.dumps(value) if kind == "choice" else value
-            self._grammar = self._llguidance.grammar_from(kind, text)
+            self._grammar = self._llguidance.grammar_from(kind, value)
 
     def begin(self) -> None:
         self._matcher = self._llguidance.LLMatcher(self._tokenizer, self._grammar, log_level=0)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from llm_assets.engines import DummyEngine, VllmEngine, VllmSettings
 from llm_assets.engines import compile_check as compiling
-from llm_assets.engines.compile_check import check_cost, check_limits, is_plain
+from llm_assets.engines.compile_check import check_cost, is_plain
 from llm_assets.engines.derive import example_value
 from llm_assets.errors import ConfigError, EngineError
 from llm_assets.records import Constraint
@@ -190,9 +190,19 @@ TOO_HARD_FOR_VLLM = {
 @pytest.fixture(scope="module")
 def vllm_engine(tmp_path_factory):
     """An engine that can check, but has no model to load."""
+    return checking(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def xgrammar_engine(tmp_path_factory):
+    """The same with vLLM's own choice of a compiler."""
+    return checking(tmp_path_factory, structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True})
+
+
+def checking(tmp_path_factory, **settings):
     directory = tmp_path_factory.mktemp("model")
     (directory / "config.json").write_text("{}")
-    return VllmEngine(VllmSettings(model=str(directory)))
+    return VllmEngine(VllmSettings(model=str(directory), **settings))
 
 
 def refusal(make, engine):
@@ -220,12 +230,24 @@ def test_what_asks_for_too_much_is_refused_by_the_dummy(make, named, fix):
 @pytest.mark.parametrize(
     ("make", "named", "fix"), (TOO_HARD | TOO_HARD_FOR_VLLM).values(), ids=TOO_HARD | TOO_HARD_FOR_VLLM
 )
-def test_what_the_compiler_does_not_come_to_an_end_with_is_refused_by_vllm(vllm_engine, make, named, fix):
-    message = refusal(make, vllm_engine)
+def test_what_xgrammar_does_not_come_to_an_end_with_is_refused_by_vllm(xgrammar_engine, make, named, fix):
+    message = refusal(make, xgrammar_engine)
     assert "The constraint compiler xgrammar takes" in message
     assert named in message
     assert fix in message
     assert '"backend": "guidance"' in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("regex, stars in stars", "regex, small counts", "regex, sentences", "pattern, sentences"),
+        *("choices, long", "union of objects"),
+    ],
+)
+def test_the_compiler_that_is_taken_by_default_comes_to_an_end_with_most_of_it(vllm_engine, name):
+    make = (TOO_HARD | TOO_HARD_FOR_VLLM)[name][0]
+    vllm_engine.check(make().constraint)
 
 
 @pytest.mark.parametrize(("make", "named", "fix"), TOO_HARD.values(), ids=TOO_HARD)
@@ -307,6 +329,11 @@ def test_what_people_write_is_accepted_by_vllm(vllm_engine, make):
     vllm_engine.check(make().constraint)
 
 
+@pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
+def test_what_people_write_is_accepted_by_vllm_with_xgrammar(xgrammar_engine, make):
+    xgrammar_engine.check(make().constraint)
+
+
 @pytest.mark.parametrize(
     "make", [GOOD[name] for name in GOOD if name != "lark grammar"], ids=GOOD.keys() - {"lark grammar"}
 )
@@ -314,26 +341,34 @@ def test_what_people_write_is_accepted_by_the_dummy(make):
     DummyEngine().check(make().constraint)
 
 
-@pytest.mark.parametrize("make", [GOOD[name] for name in GOOD if name.startswith(("tree", "every", "list"))])
-def test_guidance_takes_what_people_write(make):
-    constraint = make().constraint
-    check_limits(constraint)
-    assert check_cost(constraint, "guidance") == ""
-
-
-def test_guidance_is_tried_in_the_same_way():
-    choices = Constraint("choice", tuple(f"a {'b' * 20} {n}" for n in range(4000)))
-    assert "max is 2000" in check_cost(choices, "guidance")
+def test_guidance_is_tried_in_the_same_way(vllm_engine):
+    words = "\n".join(f'  | "a {"b" * 20} {number}"' for number in range(4000))
+    with pytest.raises(ConfigError, match=r"guidance refuses this grammar: (.|\n)*max is 2000(.|\n)*\"xgrammar\""):
+        vllm_engine.check(generate(grammar=f'start: "c"\n{words}').constraint)
     chain = TOO_HARD_FOR_VLLM["definitions in a row"][0]().constraint
-    with pytest.raises(ConfigError, match="llguidance is ended by SIGSEGV with this json"):
-        check_cost(chain, "guidance")
+    with pytest.raises(ConfigError, match=r"llguidance is ended by SIGSEGV with this json(.|\n)*\"xgrammar\""):
+        vllm_engine.check(chain)
 
 
-def test_what_only_the_compiler_refuses_is_refused_with_its_words(vllm_engine):
+def test_what_only_the_compiler_refuses_is_refused_with_its_words(xgrammar_engine):
     # vLLM's validator lets this pass, and every row would fail.
     constraint = extract(string(pattern="^[a-z]{1,200}$")).constraint
     with pytest.raises(ConfigError, match=r"xgrammar refuses this json: .*\n?It says: .*Check failed"):
-        vllm_engine.check(constraint)
+        xgrammar_engine.check(constraint)
+
+
+@pytest.mark.parametrize("compiler", ["xgrammar", "guidance"])
+def test_choices_are_taken_letter_by_letter(compiler):
+    choices = ("a.b", "[c]", "{d}", "(e|f)", "g?", "h*", "i+", "^j$", "k\\l", "m\nn", 'o"p', "q r", "ü-~#&/%", "😀")
+    following = compiling._COMPILERS[compiler]()
+    following.compile("choice", choices)
+    for choice in choices:
+        following.begin()
+        for byte in choice.encode():
+            assert byte in following.allowed(), choice
+            following.accept(byte)
+    following.begin()
+    assert set(following.allowed()) & set(range(256)) == {choice.encode()[0] for choice in choices}
 
 
 @pytest.mark.parametrize("compiler", ["outlines", "lm-format-enforcer"])

@@ -364,8 +364,10 @@ class VllmEngine:
 
     @property
     def _structured_outputs_config(self) -> dict[str, Any]:
-        # Free white space between JSON tokens costs tokens, and a small model can loop in it.
-        return self.settings.structured_outputs_config or {"backend": "xgrammar", "disable_any_whitespace": True}
+        # Free white space between JSON tokens costs tokens, and a small model can loop in it. xgrammar, vLLM's own
+        # choice, needs milliseconds for each token of a string that may have less than 16 more characters, and seconds
+        # to compile longer bounds; llguidance needs a tenth longer for a pattern's tokens.
+        return self.settings.structured_outputs_config or {"backend": "guidance", "disable_any_whitespace": True}
 
     def _load(self) -> "AnyEngine":
         """Return vLLM's engine, loaded."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any
 
-from llm_assets.engines.compile_check import check_cost
+from llm_assets.engines.compile_check import check_cost, one_of, other_compiler
 from llm_assets.errors import ConfigError
 from llm_assets.prompts import Tokenizer
 from llm_assets.records import (
@@ -27,14 +27,19 @@ KNOWN_ASKS = 256
 FINISHED = ("stop", "length", "repetition")
 """How an answer ends that was not broken off."""
 
+SPACED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""One space after each colon and comma of JSON, as models write it and other compilers have it. llguidance would leave
+it away, and small models then write null where they would have written a value."""
+
 
 def constraint_arguments(constraint: Constraint) -> dict[str, Any]:
     """Return the arguments of vLLM's StructuredOutputsParams for a constraint."""
     match constraint.kind:
         case "json":
-            return {"json": json.loads(str(constraint.value)), "disable_any_whitespace": True}
+            schema = {**json.loads(str(constraint.value)), "x-guidance": SPACED}
+            return {"json": schema, "disable_any_whitespace": True}
         case "choice":
-            return {"choice": list(constraint.value)}
+            return {"regex": one_of(constraint.value)}
     return {constraint.kind: str(constraint.value)}
 
 
@@ -66,7 +71,7 @@ def check_constraint(constraint: Constraint, backend: str) -> None:
         raise ConfigError(
             f"The constraint compiler {backend} refuses this {constraint.kind}: {value}\nIt says: {error}\n"
             "Use plain types, enums, and bounds on strings and lists; or another compiler, with the argument "
-            'structured_outputs_config={"backend": "guidance", "disable_any_whitespace": true}.'
+            f"{other_compiler(backend)}."
         ) from None
 
 

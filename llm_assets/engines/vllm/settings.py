@@ -80,7 +80,9 @@ class VllmSettings(BaseModel):
     seed: int = Field(default=0, description="Seed of all sampling.")
     cpu_offload_gb: float = Field(default=0, ge=0, description="GiB of weights to keep in the host's memory.")
     speculative_config: dict[str, Any] | None = Field(default=None, description="Speculative decoding.")
-    structured_outputs_config: dict[str, Any] | None = Field(default=None, description="How constraints are enforced.")
+    structured_outputs_config: dict[str, Any] | None = Field(
+        default=None, description="How constraints are enforced; None is by llguidance, without free white space."
+    )
     engine_args: dict[str, Any] = Field(default_factory=dict, description="Any other argument of vLLM's engine.")
     cpu_kv_cache_gib: int = Field(default=2, ge=1, description="Without a GPU: GiB of memory for the KV cache.")
     max_in_flight: int | None = Field(
