@@ -29,7 +29,7 @@ main()
 """
 """vLLM's command line asks for its own version by a name that the CPU build does not have."""
 
-STRUCTURED_OUTPUTS = {"backend": "xgrammar", "disable_any_whitespace": True}
+STRUCTURED_OUTPUTS = {"backend": "guidance", "disable_any_whitespace": True}
 """As an engine inside the run has it."""
 
 

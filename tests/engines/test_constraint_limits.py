@@ -9,10 +9,9 @@ import pytest
 from pydantic import BaseModel, Field, ValidationError
 
 from llm_assets.engines import DummyEngine, VllmEngine, VllmSettings
-from llm_assets.engines import compile_check as compiling
-from llm_assets.engines.compile_check import check_cost, is_plain
+from llm_assets.engines.compile_check import is_plain
 from llm_assets.engines.derive import example_value
-from llm_assets.errors import ConfigError, EngineError
+from llm_assets.errors import ConfigError
 from llm_assets.records import Constraint
 from llm_assets.tasks import Extract, Generate
 
@@ -357,25 +356,6 @@ def test_what_only_the_compiler_refuses_is_refused_with_its_words(xgrammar_engin
         xgrammar_engine.check(constraint)
 
 
-@pytest.mark.parametrize("compiler", ["xgrammar", "guidance"])
-def test_choices_are_taken_letter_by_letter(compiler):
-    choices = ("a.b", "[c]", "{d}", "(e|f)", "g?", "h*", "i+", "^j$", "k\\l", "m\nn", 'o"p', "q r", "ü-~#&/%", "😀")
-    following = compiling._COMPILERS[compiler]()
-    following.compile("choice", choices)
-    for choice in choices:
-        following.begin()
-        for byte in choice.encode():
-            assert byte in following.allowed(), choice
-            following.accept(byte)
-    following.begin()
-    assert set(following.allowed()) & set(range(256)) == {choice.encode()[0] for choice in choices}
-
-
-@pytest.mark.parametrize("compiler", ["outlines", "lm-format-enforcer"])
-def test_other_compilers_are_not_tried(compiler):
-    assert check_cost(Constraint("regex", "(.{0,20}){0,20}"), compiler) == ""
-
-
 @pytest.mark.parametrize(
     ("constraint", "plain"),
     [
@@ -400,20 +380,6 @@ def test_other_compilers_are_not_tried(compiler):
 )
 def test_only_what_can_be_read_in_one_way_is_not_tried(constraint, plain):
     assert is_plain(constraint) == plain
-
-
-def test_a_compiler_that_cannot_be_started_is_no_fault_of_the_constraint(monkeypatch):
-    monkeypatch.setattr(compiling, "__name__", "no_such_module")
-    with pytest.raises(EngineError, match=r"xgrammar cannot be started: (.|\n)*no_such_module"):
-        check_cost(Constraint("regex", "a*b*c*"))
-
-
-def test_memory_has_a_limit(monkeypatch):
-    # A schema that would be refused for its depth takes gigabytes within a few seconds.
-    deep = '{"type": "array", "maxItems": 3, "items": ' * 5000 + "{}" + "}" * 5000
-    monkeypatch.setattr(compiling, "is_plain", lambda constraint: False)
-    with pytest.raises(ConfigError, match="xgrammar needs more than 2 GiB with this json"):
-        check_cost(Constraint("json", deep))
 
 
 @pytest.mark.parametrize("seed", range(20))

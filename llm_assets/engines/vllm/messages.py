@@ -1,12 +1,11 @@
 """Requests in vLLM's words, and vLLM's outputs as completions."""
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any
 
-from llm_assets.engines.compile_check import check_cost, one_of, other_compiler
+from llm_assets.engines.compile_check import check_cost, compiled_schema, one_of, other_compiler
 from llm_assets.errors import ConfigError
 from llm_assets.prompts import Tokenizer
 from llm_assets.records import (
@@ -27,17 +26,12 @@ KNOWN_ASKS = 256
 FINISHED = ("stop", "length", "repetition")
 """How an answer ends that was not broken off."""
 
-SPACED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""One space after each colon and comma of JSON, as models write it and other compilers have it. llguidance would leave
-it away, and small models then write null where they would have written a value."""
-
 
 def constraint_arguments(constraint: Constraint) -> dict[str, Any]:
     """Return the arguments of vLLM's StructuredOutputsParams for a constraint."""
     match constraint.kind:
         case "json":
-            schema = {**json.loads(str(constraint.value)), "x-guidance": SPACED}
-            return {"json": schema, "disable_any_whitespace": True}
+            return {"json": compiled_schema(str(constraint.value)), "disable_any_whitespace": True}
         case "choice":
             return {"regex": one_of(constraint.value)}
     return {constraint.kind: str(constraint.value)}
@@ -68,8 +62,11 @@ def check_constraint(constraint: Constraint, backend: str) -> None:
     except refusals() as error:
         value = masked(str(constraint.value))  # before it is cut: half a secret would not be found
         value = value if len(value) < 300 else f"{value[:300]}..."
+        # What it says may have the constraint in it, several times over.
+        lines = masked(str(error)).splitlines()[:12]
+        said = "\n".join(line if len(line) <= 200 else f"{line[:197]}..." for line in lines)
         raise ConfigError(
-            f"The constraint compiler {backend} refuses this {constraint.kind}: {value}\nIt says: {error}\n"
+            f"The constraint compiler {backend} refuses this {constraint.kind}: {value}\nIt says: {said}\n"
             "Use plain types, enums, and bounds on strings and lists; or another compiler, with the argument "
             f"{other_compiler(backend)}."
         ) from None
