@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.common import Bench, Options, options_of, parser, write_line
 
 TOGETHER = ("choice", "extract", "text", "tasks", "prefix", "duplicates", "matrix")
-APART = ("speculation", "copies", "host", "defaults", "server", "incremental")
+APART = ("compilers", "speculation", "copies", "host", "defaults", "server", "incremental")
 """In processes of their own: they load other models, and vLLM's CPU build loads none after n-gram speculation."""
 
 NAMES = (*TOGETHER, *APART)

@@ -25,8 +25,8 @@ SWEEP: dict[str, tuple[object, ...]] = {
     "async_scheduling": (True, False),
     "enable_prefix_caching": (True, False),
     "enforce_eager": (True,),
-    "compilation_config": ({"cudagraph_mode": "NONE"},),
-    "structured_outputs_config": ({"backend": "guidance", "disable_any_whitespace": True},),
+    "compilation_config": ({"cudagraph_mode": "NONE"}, {"max_cudagraph_capture_size": 1024}),
+    "structured_outputs_config": ({"backend": "xgrammar", "disable_any_whitespace": True},),
 }
 CPU_SWEEP: dict[str, tuple[object, ...]] = {"enable_prefix_caching": (False,)}
 

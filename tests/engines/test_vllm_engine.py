@@ -81,7 +81,7 @@ def requests(chat):
         "stop": generate(stop=["film", "movie"], max_tokens=20),
         "unknown parameter": generate(colour="red"),
         "broken regex": generate(Constraint("regex", "([a-z]")),
-        "unsupported schema": generate(Constraint("json", '{"type": "integer", "multipleOf": 3}')),
+        "unsupported schema": generate(Constraint("json", '{"type": "array", "uniqueItems": true}')),
         "score the most": ScoreTokens(tuple(range(2000, 2128))),
         "score too many": ScoreTokens(tuple(range(2000, 2129))),
         "likeliest while sampling": generate(max_tokens=2, logprobs=3, temperature=0.8, seed=1),
@@ -209,7 +209,7 @@ def test_a_stop_text_ends_the_answer_and_is_no_part_of_it(answers):
         ("beams too long", "2048"),
         ("unknown parameter", "colour"),
         ("broken regex", "regex"),
-        ("unsupported schema", "not supported"),
+        ("unsupported schema", "Unimplemented"),
         ("score too many", "128"),
     ],
 )
