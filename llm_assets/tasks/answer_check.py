@@ -22,9 +22,10 @@ _NOT_COMPILED = re.compile(r"\(\?(?!:)|\\[A-Zb]|(?!^)\^|\$(?!$)")
 
 
 def is_kept(schema: dict[str, Any]) -> bool:
-    """Whether xgrammar allows no answers but those that fit the schema.
+    """Whether vLLM's compilers allow no answers but those that fit the schema.
 
-    It ignores keywords that it does not know, and those beside `$ref`, `anyOf`, `enum`, `const`, `pattern` or `format`.
+    xgrammar ignores keywords that it does not know, and those beside `$ref`, `anyOf`, `enum`, `const`, `pattern` or
+    `format`; llguidance follows them or refuses the schema.
     """
     return all(map(_is_kept, subschemas(schema)))
 

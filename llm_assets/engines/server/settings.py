@@ -40,7 +40,8 @@ class ServerSettings(BaseModel):
     quantization: str | None = Field(default=None, description="Quantization that the server was started with.")
     kv_cache_dtype: str = Field(default="auto", description="Type of the KV cache that the server was started with.")
     structured_outputs_config: dict[str, Any] | None = Field(
-        default=None, description="How the server enforces constraints, to check them here as well."
+        default=None,
+        description="How the server enforces constraints, to check them here as well; None is by llguidance.",
     )
     max_model_len: int | None = Field(
         default=None, ge=1, description="Most tokens of prompt and answer together; with chat, bytes, 100000 if None."
