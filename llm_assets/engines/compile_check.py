@@ -114,12 +114,21 @@ def compiled_schema(schema: str) -> dict[str, Any]:
     return {**result, "x-guidance": SPACED}
 
 
+_REGEX_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
+
+
 def _whole(pattern: str) -> str:
     """Return the pattern of a whole text: llguidance would let what is not anchored stand among any other text."""
-    body = pattern.removeprefix("^")
-    if re.search(r"(?<!\\)(\\\\)*\$$", body):
-        body = body[:-1]
-    return f"^({body})$" if "|" in body else f"^{body}$"
+    branches: list[list[str]] = [[]]
+    depth = 0
+    for token in _REGEX_TOKEN.findall(pattern):
+        depth += (token == "(") - (token == ")")
+        if token == "|" and depth == 0:
+            branches.append([])
+        else:
+            branches[-1].append(token)
+    bodies = ["".join(tokens[tokens[:1] == ["^"] : len(tokens) - (tokens[-1:] == ["$"])]) for tokens in branches]
+    return f"^{bodies[0]}$" if len(bodies) == 1 else f"^({'|'.join(bodies)})$"
 
 
 def one_of(choices: Iterable[str]) -> str:

@@ -53,6 +53,8 @@ def test_json_has_one_space_after_colons_and_commas(compiler):
         ("^[A-Z]{2}$", "AB"),
         ("^ab|cd$", "ab"),
         ("^(ab|cd)$", "cd"),
+        ("^ab$|^cd$", "cd"),
+        ("^(a|x)b|c[|$]$", "c|"),
         (r"^a\$", "a$"),
     ],
 )
