@@ -1,7 +1,8 @@
 """How near labels come to the most that the device can compute: its measured matrix rate, and the arithmetic of a run.
 
-The rate is that of one large matrix product in bfloat16 (float32 on a CPU), the best of ten. A run's operations are
-counted from the model's config.json and the tokens that it computed, those not taken from the prefix cache:
+The rate is that of one large matrix product, the best of ten, in bfloat16, or in float32 on a CPU without AMX. A run's
+operations are counted from the model's config.json and the tokens that it computed, those not taken from the prefix
+cache:
 
     layers      2 x parameters of the layers' matrices x computed tokens
     attention   4 x layers x heads x head size x the positions that each computed token looks at
@@ -22,7 +23,7 @@ from typing import Any
 
 from benchmarks.common import Bench, compare, demo_texts, main, median_of, rounded, speeds
 from benchmarks.prompts import LONG_CHOICE
-from llm_assets.engines.vllm.hardware import is_cpu_build
+from llm_assets.engines.vllm.hardware import cpu_has_bfloat16, is_cpu_build
 
 TRIES = 10
 
@@ -69,13 +70,18 @@ def work(config: Mapping[str, Any], prompts: float, prompt_tokens: float, cached
     )
 
 
+def matrix_type() -> str:
+    """Return the type in which vLLM multiplies on this device."""
+    return "bfloat16" if cpu_has_bfloat16() or not is_cpu_build() else "float32"
+
+
 def matrix_rate() -> float:
     """Return the operations per second of a large matrix product on this device, the best of ten."""
     import torch
 
     on_gpu = torch.cuda.is_available()
     side = 8192 if on_gpu else 2048
-    device, kind = ("cuda", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
+    device, kind = "cuda" if on_gpu else "cpu", getattr(torch, matrix_type())
     left = torch.randn(side, side, device=device, dtype=kind)
     right = torch.randn(side, side, device=device, dtype=kind)
     seconds = []
@@ -125,7 +131,7 @@ def run(bench: Bench) -> dict[str, Any]:
         turns,
         rows=rows,
         matrix_tflops=rounded(peak / 1e12),
-        matrix="float32, 2048 x 2048" if is_cpu_build() else "bfloat16, 8192 x 8192",
+        matrix=f"{matrix_type()}, {'2048 x 2048' if is_cpu_build() else '8192 x 8192'}",
         run_tflops=rounded(achieved / 1e12),
         flop={name: rounded(value) for name, value in asdict(needed).items()},
         tokens_per_row={name: rounded(value / rows) for name, value in tokens.items()},
