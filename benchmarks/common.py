@@ -38,6 +38,8 @@ class Options:
     model: str | None = None
     load_format: str = "auto"
     database: str | None = None
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    """Engine settings other than the package's own, for all sides."""
 
     def arguments(self) -> list[str]:
         """The same as a command line, for a process of its own."""
@@ -47,6 +49,7 @@ class Options:
             "--model": self.model,
             "--load-format": self.load_format,
             "--database": self.database,
+            "--engine": json.dumps(self.engine) if self.engine else None,
         }
         return [word for name, value in given.items() if value is not None for word in (name, str(value))]
 
@@ -109,7 +112,8 @@ class Bench:
 
     def engine(self, **changes: Any) -> VllmEngine:
         """Return the loaded engine; with other settings than the last time it is another one."""
-        settings = {"model": self.model, "load_format": self.options.load_format, "max_model_len": 2048, **changes}
+        own = {"model": self.model, "load_format": self.options.load_format, "max_model_len": 2048}
+        settings = {**own, **self.options.engine, **changes}
         if self._engine is None or self._settings != settings:
             self.unload()
             self._engine, self._settings = VllmEngine(VllmSettings(**settings)), settings
@@ -195,6 +199,7 @@ class Bench:
             **({"failed": failed} if failed else {}),
             "model": info.model if info else "none",
             "load_format": self.options.load_format,
+            **({"engine": dict(self.options.engine)} if self.options.engine else {}),
             "device": info.device if info else "none",
             "vllm": vllm_version(),
             "rounds": self.options.rounds,
@@ -325,13 +330,15 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     arguments.add_argument("--model", help="directory of a model; the demo's if not given")
     arguments.add_argument("--load-format", default="auto", choices=["auto", "dummy"], help="dummy: random weights")
     arguments.add_argument("--database", help="Postgres URL, or postgres for the tests' own server; else SQLite")
+    arguments.add_argument("--engine", type=json.loads, default={}, metavar="JSON", help="engine settings to change")
     arguments.add_argument("--json", type=Path, metavar="FILE", help="append the JSON lines to this file")
     return arguments
 
 
 def options_of(arguments: argparse.Namespace) -> Options:
     """Return the options of a command line."""
-    return Options(arguments.rows, arguments.rounds, arguments.model, arguments.load_format, arguments.database)
+    given = (arguments.rows, arguments.rounds, arguments.model, arguments.load_format, arguments.database)
+    return Options(*given, arguments.engine)
 
 
 def write_line(found: Mapping[str, Any], file: Path | None) -> None:

@@ -58,12 +58,17 @@ def answer_column(column: Column) -> sa.Column[Any]:
     return sa.Column(column.name, TYPES[column.type], comment=column.comment)
 
 
+_NUMBERS = (float, int)
+
+
 def clean(value: Any) -> Any:
     """Return a value that every database stores alike: text without NUL characters or lone surrogates, times in UTC.
 
     Postgres has no NUL in text, and neither database has surrogates. Each becomes U+FFFD, so nothing is lost silently.
     SQLite has no time zones; a time without one is taken as UTC in both.
     """
+    if value is None or isinstance(value, _NUMBERS):  # most values; the questions below cost more
+        return value
     if isinstance(value, str):
         return UNSTORABLE.sub("\ufffd", value)
     if isinstance(value, datetime):

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from llm_assets.engines.compile_check import check_limits
 from llm_assets.engines.processes import MARK, end_processes, on_first_end, start_watcher
+from llm_assets.engines.vllm.copies import CopiesLLM
 from llm_assets.engines.vllm.data_parallel import DataParallelLLM, Refusal
 from llm_assets.engines.vllm.hardware import (
     cache_block,
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
     import vllm
     from vllm.v1.engine.llm_engine import LLMEngine
 
-    AnyLLM = vllm.LLM | DataParallelLLM
-    AnyEngine = LLMEngine | DataParallelLLM
+    AnyLLM = vllm.LLM | CopiesLLM | DataParallelLLM
+    AnyEngine = LLMEngine | CopiesLLM | DataParallelLLM
 
 MEASURE_SECONDS = 60.0
 
@@ -134,7 +135,7 @@ class VllmEngine:
     def check(self, constraint: Constraint) -> None:
         check_limits(constraint)
         prepare_environment(self.settings)
-        check_constraint(constraint, self._structured_outputs_config.get("backend", "auto"))
+        check_constraint(constraint, self.settings.constraints_config.get("backend", "auto"))
 
     def load(self) -> None:
         self._load()
@@ -208,21 +209,24 @@ class VllmEngine:
     @property
     def most_in_flight(self) -> int:
         """Most requests that vLLM is handed at a time, as its loaded engine says."""
-        copies = self.settings.data_parallel_size
-        return self.settings.max_in_flight or 2 * copies * self._load().vllm_config.scheduler_config.max_num_seqs
+        computed = self.settings.copies * self._load().vllm_config.scheduler_config.max_num_seqs
+        return self.settings.max_in_flight or 2 * computed
 
     @property
     def most_tokens_in_flight(self) -> int:
         """Prompt tokens that vLLM may hold before it is handed no more requests."""
-        return self.settings.max_in_flight_tokens * self.settings.data_parallel_size
+        return self.settings.max_in_flight_tokens * self.settings.copies
 
     @property
     def llm(self) -> "vllm.LLM":
-        """The loaded vLLM model itself, for what this class does not offer; there is none with data parallelism."""
+        """The loaded vLLM model itself, for what this class does not offer: the first copy on its GPU.
+
+        There is none with data parallelism.
+        """
         self._load()
         if self._llm is None or isinstance(self._llm, DataParallelLLM):
             raise ConfigError("vLLM has no LLM object with data parallelism. Set data_parallel_size to 1.")
-        return self._llm
+        return self._llm.llms[0] if isinstance(self._llm, CopiesLLM) else self._llm
 
     def reset_prefix_cache(self) -> None:
         """Forget the computed prefixes of prompts, so that two measurements begin alike."""
@@ -241,7 +245,7 @@ class VllmEngine:
         self._llm = None
         self._end_run()
         gc.unfreeze()
-        if isinstance(llm, DataParallelLLM):
+        if isinstance(llm, CopiesLLM | DataParallelLLM):
             llm.shutdown()
             return
         computes_here = (
@@ -272,7 +276,7 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         llm = self._llm
-        if isinstance(llm, DataParallelLLM):
+        if isinstance(llm, CopiesLLM | DataParallelLLM):
             llm.stop_waiting(EngineDeadError())
             return
         outputs = getattr(llm.llm_engine.engine_core, "outputs_queue", None) if llm is not None else None
@@ -334,7 +338,6 @@ class VllmEngine:
             reason = "beam search needs one copy of the model: set data_parallel_size to 1"
             yield from (refused(request, reason) for request in requests)
             return
-        assert self._llm is not None
         groups: dict[BeamSearch, list[Request]] = {}
         for request in requests:
             assert isinstance(request.ask, BeamSearch)
@@ -347,7 +350,7 @@ class VllmEngine:
             prompts: Any = [{"prompt_token_ids": request.prompt_token_ids} for request in group]
             self._idle.step()
             try:
-                outputs = self._llm.beam_search(prompts, params)
+                outputs = self.llm.beam_search(prompts, params)
             except refusals() as error:
                 if len(group) == 1:
                     yield refused(group[0], error)
@@ -362,35 +365,30 @@ class VllmEngine:
             for request, output in zip(group, outputs, strict=True):
                 yield beam_completion(request, output.sequences, self.tokenizer)
 
-    @property
-    def _structured_outputs_config(self) -> dict[str, Any]:
-        # Free white space between JSON tokens costs tokens, and a small model can loop in it. xgrammar, vLLM's own
-        # choice, needs milliseconds for each token of a string that may have less than 16 more characters, and seconds
-        # to compile longer bounds; llguidance needs a tenth longer for a pattern's tokens.
-        return self.settings.structured_outputs_config or {"backend": "guidance", "disable_any_whitespace": True}
-
     def _load(self) -> "AnyEngine":
         """Return vLLM's engine, loaded."""
         if self._llm is None:
             prepare_environment(self.settings)
-            arguments = {
-                **engine_arguments(self.settings),
-                "structured_outputs_config": self._structured_outputs_config,
-            }
+            arguments = engine_arguments(self.settings)
             import vllm
 
-            several = self.settings.data_parallel_size > 1
-            if several or os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
+            if self.settings.copies > 1 or os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
                 self._watcher = self._watcher or start_watcher(self._mark)
             os.environ[MARK] = self._mark
             try:
-                self._llm = DataParallelLLM(arguments) if several else vllm.LLM(**arguments)
+                if self.settings.data_parallel_size > 1:
+                    self._llm = DataParallelLLM(arguments)
+                elif self.settings.copies_per_gpu > 1:
+                    self._llm = CopiesLLM(arguments, self.settings.copies_per_gpu)
+                else:
+                    self._llm = vllm.LLM(**arguments)
             except Exception as error:  # vLLM raises whatever stopped it: memory, files, arguments
                 self._end_processes()
                 raise ModelError(f"vLLM cannot load model {self.settings.model!r}: {error}") from error
             finally:
                 del os.environ[MARK]
-            self._idle.attach(self._llm.llm_engine.engine_core, self.settings.data_parallel_size)
+            cores = self._llm.engine_cores if isinstance(self._llm, CopiesLLM) else [self._llm.llm_engine.engine_core]
+            self._idle.attach(cores, self.settings.data_parallel_size)
             # What is here now stays. Each full collection would look through all of it, for a fifth of the host's time.
             gc.collect()
             gc.freeze()

@@ -57,7 +57,7 @@ def prepare_environment(settings: VllmSettings) -> None:
     defaults = {"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn", "SPT_NOENV": "1"}
     if is_cpu_build():
         # Guessing tokens needs numba, and in a process with that the CPU build of vLLM loads no model again.
-        own_process = settings.speculative_config is not None
+        own_process = settings.speculative_config is not None or settings.copies_per_gpu > 1
         defaults |= {
             "VLLM_TARGET_DEVICE": "cpu",
             "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if own_process else "0",
@@ -88,6 +88,7 @@ def engine_arguments(settings: VllmSettings) -> dict[str, Any]:
         "use_tqdm_on_load": sys.stderr.isatty(),
         **(cpu_arguments(settings) if is_cpu_build() else {}),
         **settings.arguments(),
+        "structured_outputs_config": settings.constraints_config,
         "model": str(Path(settings.model).expanduser()),
     }
     if is_cpu_build() and settings.dtype == "auto" and not cpu_has_bfloat16():

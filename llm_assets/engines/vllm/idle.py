@@ -56,49 +56,18 @@ class VllmIdleClock:
     def seconds(self) -> float:
         return self._before + sum(clock.seconds for clock in self._clocks) / len(self._clocks)
 
-    def attach(self, engine_core: Any, copies: int) -> None:
-        """Note from now on what a client of vLLM's processes is asked, and when they finished it."""
+    def attach(self, engine_cores: Sequence[Any], copies: int) -> None:
+        """Note from now on what clients of vLLM's processes are asked, and when those finished it.
+
+        Each client has so many copies of the model.
+        """
         self._before = self.seconds
         self._clocks, self._copies = [IdleClock()], []
-        if not hasattr(engine_core, "outputs_queue"):
+        if not all(hasattr(core, "outputs_queue") for core in engine_cores):
             return
-        self._clocks = self._copies = [Copy() for _ in range(copies)]
-        get_output, get_output_async = engine_core.get_output, engine_core.get_output_async
-        abort, abort_async = engine_core.abort_requests, engine_core.abort_requests_async
-
-        def output() -> Any:
-            return self._finished(get_output())
-
-        async def output_async() -> Any:
-            return self._finished(await get_output_async())
-
-        def aborted(request_ids: list[str]) -> None:
-            abort(request_ids)
-            self._dropped(request_ids)
-
-        async def aborted_async(request_ids: list[str]) -> None:
-            await abort_async(request_ids)
-            self._dropped(request_ids)
-
-        engine_core.get_output, engine_core.get_output_async = output, output_async
-        engine_core.abort_requests, engine_core.abort_requests_async = aborted, aborted_async
-        if hasattr(engine_core, "get_core_engine_for_request"):
-            choose = engine_core.get_core_engine_for_request
-
-            def chosen(request: Any) -> bytes:
-                identity = choose(request)
-                self._copies[int.from_bytes(identity, "little")].take(request.request_id)
-                return identity
-
-            engine_core.get_core_engine_for_request = chosen
-        else:
-            add = engine_core.add_request
-
-            def added(request: Any) -> None:
-                self._copies[0].take(request.request_id)
-                add(request)
-
-            engine_core.add_request = added
+        self._clocks = self._copies = [Copy() for _ in range(len(engine_cores) * copies)]
+        for number, core in enumerate(engine_cores):
+            _listen(core, self._copies[number * copies : (number + 1) * copies])
 
     def begin(self) -> None:
         """A run begins, and has not asked anything yet."""
@@ -120,11 +89,51 @@ class VllmIdleClock:
         if not self._copies:
             self._clocks[0].rests()
 
-    def _finished(self, outputs: Any) -> Any:
-        finished = [output.request_id for output in outputs.outputs if output.finished]
-        self._copies[outputs.engine_index].finish(finished, outputs.timestamp)
+
+def _listen(core: Any, copies: Sequence[Copy]) -> None:
+    """Let the clocks of some copies know what their client is asked, and when they finished it."""
+    get_output, get_output_async = core.get_output, core.get_output_async
+    abort, abort_async = core.abort_requests, core.abort_requests_async
+
+    def finished(outputs: Any) -> Any:
+        ids = [output.request_id for output in outputs.outputs if output.finished]
+        copies[outputs.engine_index].finish(ids, outputs.timestamp)
         return outputs
 
-    def _dropped(self, request_ids: Sequence[str]) -> None:
-        for copy in self._copies:
+    def dropped(request_ids: Sequence[str]) -> None:
+        for copy in copies:
             copy.finish(request_ids, time.monotonic())
+
+    def output() -> Any:
+        return finished(get_output())
+
+    async def output_async() -> Any:
+        return finished(await get_output_async())
+
+    def aborted(request_ids: list[str]) -> None:
+        abort(request_ids)
+        dropped(request_ids)
+
+    async def aborted_async(request_ids: list[str]) -> None:
+        await abort_async(request_ids)
+        dropped(request_ids)
+
+    core.get_output, core.get_output_async = output, output_async
+    core.abort_requests, core.abort_requests_async = aborted, aborted_async
+    if hasattr(core, "get_core_engine_for_request"):
+        choose = core.get_core_engine_for_request
+
+        def chosen(request: Any) -> bytes:
+            identity = choose(request)
+            copies[int.from_bytes(identity, "little")].take(request.request_id)
+            return identity
+
+        core.get_core_engine_for_request = chosen
+    else:
+        add = core.add_request
+
+        def added(request: Any) -> None:
+            copies[0].take(request.request_id)
+            add(request)
+
+        core.add_request = added

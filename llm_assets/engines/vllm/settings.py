@@ -6,7 +6,7 @@ import importlib.util
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -40,6 +40,7 @@ OURS = {
     "engine_args",
     "chat_template",
     "chat_template_kwargs",
+    "copies_per_gpu",
     "cpu_kv_cache_gib",
     "max_in_flight",
     "max_in_flight_tokens",
@@ -68,7 +69,16 @@ class VllmSettings(BaseModel):
     max_model_len: int | None = Field(default=None, description="Most tokens of prompt and answer together.")
     tensor_parallel_size: int = Field(default=1, ge=1, description="GPUs that share each layer.")
     pipeline_parallel_size: int = Field(default=1, ge=1, description="GPUs that share the layers one after another.")
-    data_parallel_size: int = Field(default=1, ge=1, description="Copies of the model that share the rows.")
+    data_parallel_size: int = Field(
+        default=1, ge=1, description="Copies of the model that share the rows, each on GPUs of its own."
+    )
+    copies_per_gpu: int = Field(
+        default=1,
+        ge=1,
+        le=8,
+        description="Copies of the model that share the rows and one GPU: it computes for one while the host works "
+        "for another.",
+    )
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1, description="Share of GPU memory to use.")
     kv_cache_memory_bytes: int | None = Field(default=None, description="Size of the KV cache, in bytes.")
     kv_cache_dtype: str = Field(default="auto", description="Type of the KV cache, for example fp8.")
@@ -113,6 +123,22 @@ class VllmSettings(BaseModel):
                 )
         return {**own, "engine_args": extra}
 
+    @model_validator(mode="after")
+    def _copies_have_one_gpu(self) -> Self:
+        gpus = self.data_parallel_size * self.tensor_parallel_size * self.pipeline_parallel_size
+        if self.copies_per_gpu > 1 and gpus > 1:
+            raise ConfigError(
+                f"copies_per_gpu is {self.copies_per_gpu}, and the other settings spread the model over {gpus} GPUs. "
+                "Copies share one GPU: leave data_parallel_size, tensor_parallel_size and pipeline_parallel_size at 1, "
+                "or copies_per_gpu. Copies on each of several GPUs are replicas of a RayEngine with gpus: 0.5."
+            )
+        return self
+
+    @property
+    def copies(self) -> int:
+        """How many copies of the model share the rows."""
+        return self.data_parallel_size * self.copies_per_gpu
+
     def check_model(self) -> None:
         """Raise a ConfigError if `model` is a path where there is no model.
 
@@ -130,6 +156,14 @@ class VllmSettings(BaseModel):
         """Return the keyword arguments of vLLM's engine: what differs from vLLM's defaults or is needed here."""
         own = self.model_dump(exclude=OURS)
         return {**{name: value for name, value in own.items() if value is not None}, **self.engine_args}
+
+    @property
+    def constraints_config(self) -> dict[str, Any]:
+        """How vLLM enforces constraints."""
+        # Free white space between JSON tokens costs tokens, and a small model can loop in it. xgrammar, vLLM's own
+        # choice, needs milliseconds for each token of a string that may have less than 16 more characters, and seconds
+        # to compile longer bounds; llguidance needs a tenth longer for a pattern's tokens.
+        return self.structured_outputs_config or {"backend": "guidance", "disable_any_whitespace": True}
 
     @property
     def identity(self) -> str:
