@@ -1,7 +1,7 @@
 """A sweep of vLLM's engine settings for labels and for JSON: one setting at a time, against the package's defaults.
 
 Each is a load in a process of its own, one after another; on a GPU that takes about a minute each. On a CPU, where most
-of the settings are for more rows than it computes at a time, there are two loads.
+of the settings are for more rows than it computes at a time, there are three loads.
 
     python -m benchmarks.defaults [--only max_num_seqs async_scheduling] [the options that all benchmarks have]
 """
@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.common import Bench, Turn, compare, demo_texts, options_of, parser, rounded, speeds, write_line
+from benchmarks.plain import XGRAMMAR
 from benchmarks.prompts import LONG_CHOICE, LONG_EXTRACT
 from llm_assets.engines.vllm.hardware import is_cpu_build
 
@@ -26,9 +27,10 @@ SWEEP: dict[str, tuple[object, ...]] = {
     "enable_prefix_caching": (True, False),
     "enforce_eager": (True,),
     "compilation_config": ({"cudagraph_mode": "NONE"}, {"max_cudagraph_capture_size": 1024}),
-    "structured_outputs_config": ({"backend": "xgrammar", "disable_any_whitespace": True},),
+    "structured_outputs_config": (XGRAMMAR,),
 }
-CPU_SWEEP: dict[str, tuple[object, ...]] = {"enable_prefix_caching": (False,)}
+CPU_SWEEP: dict[str, tuple[object, ...]] = {"enable_prefix_caching": (False,), "block_size": (128,)}
+"""vLLM's own block on a CPU has 128 tokens."""
 
 
 def cases(sweep: dict[str, tuple[object, ...]], only: Sequence[str] = ()) -> list[dict[str, object]]:

@@ -13,6 +13,9 @@ ROOT = Path(__file__).resolve().parent
 NAMES = ("choice", "extract", "text", "tasks", "prefix", "duplicates", "speculation", "copies", "server")
 """What is drawn if nothing else is asked for: those whose ratios are rows per second over rows per second."""
 
+GAP = 0.7
+"""Between the bars of one pair of sides and those of the next, in bars."""
+
 COLOURS = ("#3b6ea5", "#d98032", "#5d9a57", "#9c5a91", "#7f7f7f")
 
 
@@ -37,21 +40,27 @@ def draw(groups: dict[str, dict[str, float]], file: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.patches import Patch
     from PIL import Image  # matplotlib needs it itself
 
     labels = list(dict.fromkeys(label for group in groups.values() for label in group))
-    height = 0.8 / len(groups)
-    size = (9, 1.2 + len(labels) * (0.16 + 0.16 * len(groups)))
-    figure, axes = pyplot.subplots(figsize=size, layout="constrained")
-    for number, (name, group) in enumerate(groups.items()):
-        places = [labels.index(label) + (number - (len(groups) - 1) / 2) * height for label in group]
-        colour = COLOURS[number % len(COLOURS)]
-        # From 1, where both sides are as fast: to the right the first is faster, to the left the second.
-        axes.barh(places, [value - 1 for value in group.values()], height * 0.9, left=1, label=name, color=colour)
-        for place, value in zip(places, group.values(), strict=True):
+    shown = [(label, [name for name in groups if label in groups[name]]) for label in labels]
+    count = sum(len(names) + GAP for _, names in shown)
+    figure, axes = pyplot.subplots(figsize=(9, 1.4 + 0.17 * count), layout="constrained")
+    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(groups)}
+    middles = []
+    place = 0.0
+    for label, names in shown:
+        middles.append(place + (len(names) - 1) / 2)
+        for name in names:
+            value = groups[name][label]
+            # From 1, where both sides are as fast: to the right the first is faster, to the left the second.
+            axes.barh(place, value - 1, 0.9, left=1, color=colours[name])
             offset, side = (3, "left") if value >= 1 else (-3, "right")
             where = {"xytext": (offset, 0), "textcoords": "offset points", "ha": side, "va": "center"}
             axes.annotate(f"{value:.3g}", (value, place), fontsize=8, **where)
+            place += 1
+        place += GAP
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
     ticks = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
@@ -61,12 +70,13 @@ def draw(groups: dict[str, dict[str, float]], file: Path) -> None:
     axes.set_xticks([tick for tick in ticks if low < tick < high], minor=False)
     axes.set_xticks([], minor=True)
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_yticks(range(len(labels)), labels, fontsize=8)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_yticks(middles, labels, fontsize=8)
+    axes.set_ylim(place - GAP, -1)
     axes.set_xlabel("rows/s of the first over rows/s of the second (times, logarithmic)")
     axes.set_ylabel("benchmark: first / second")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    legend = [Patch(color=colour, label=name) for name, colour in colours.items()]
+    figure.legend(handles=legend, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     figure.savefig(file, dpi=100)
     pyplot.close(figure)
     with Image.open(file) as image:  # few colours, so that the file is small

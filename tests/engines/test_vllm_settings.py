@@ -210,3 +210,10 @@ def test_each_copy_of_the_model_may_hold_as_many_prompt_tokens() -> None:
     settings = {"model": MODEL, "max_in_flight_tokens": 1000}
     assert VllmEngine(VllmSettings(**settings)).most_tokens_in_flight == 1000
     assert VllmEngine(VllmSettings(**settings, data_parallel_size=8)).most_tokens_in_flight == 8000
+    assert VllmEngine(VllmSettings(**settings, copies_per_gpu=2)).most_tokens_in_flight == 2000
+
+
+@pytest.mark.parametrize("parallel", ["data_parallel_size", "tensor_parallel_size", "pipeline_parallel_size"])
+def test_copies_on_a_gpu_that_is_not_the_only_one_are_refused_with_what_to_set(parallel):
+    with pytest.raises(ValidationError, match=r"over 4 GPUs\. Copies share one GPU: leave data_parallel_size"):
+        VllmSettings(model=MODEL, copies_per_gpu=2, **{parallel: 4})
