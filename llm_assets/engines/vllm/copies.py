@@ -24,12 +24,13 @@ class CopiesLLM:
     Args:
         arguments: Arguments of vLLM's engine. `gpu_memory_utilization` is the share of all copies together.
         count: How many copies.
+        max_in_flight: Most requests that all copies are handed at a time, where they are fewer than they would take.
 
     Raises:
         ConfigError: vLLM was told to compute in this process, in which there is one engine at a time.
     """
 
-    def __init__(self, arguments: dict[str, Any], count: int) -> None:
+    def __init__(self, arguments: dict[str, Any], count: int, max_in_flight: int | None = None) -> None:
         import vllm
 
         share = arguments.get("gpu_memory_utilization") or vllm.EngineArgs.gpu_memory_utilization
@@ -38,7 +39,8 @@ class CopiesLLM:
         """A number of a copy for each output that it put into its queue."""
         self._holds: list[set[str]] = [set() for _ in range(count)]
         """The requests that each copy has not finished."""
-        self._chosen, self._stretch = 0, 0
+        self._stretch = STRETCH if max_in_flight is None else max(1, min(STRETCH, max_in_flight // (2 * count)))
+        self._chosen, self._left = 0, 0
         try:
             for number in range(count):  # one after the other: each measures the memory that is left
                 self.llms.append(vllm.LLM(**{**arguments, "gpu_memory_utilization": share / count}))
@@ -83,12 +85,12 @@ class CopiesLLM:
 
     def add_request(self, request_id: str, prompt: Any, params: Any) -> None:
         """Hand a request to the copy whose turn it is."""
-        if not self._stretch:
+        if not self._left or not any(self._holds):
             self._chosen = min(range(len(self.llms)), key=lambda number: len(self._holds[number]))
-            self._stretch = STRETCH
+            self._left = self._stretch
         self.llms[self._chosen].llm_engine.add_request(request_id, prompt, params)
         self._holds[self._chosen].add(request_id)
-        self._stretch -= 1
+        self._left -= 1
 
     def step(self) -> "list[RequestOutput]":
         """Wait until a copy has outputs, and return them; raise what stopped it."""

@@ -379,7 +379,7 @@ class VllmEngine:
                 if self.settings.data_parallel_size > 1:
                     self._llm = DataParallelLLM(arguments)
                 elif self.settings.copies_per_gpu > 1:
-                    self._llm = CopiesLLM(arguments, self.settings.copies_per_gpu)
+                    self._llm = CopiesLLM(arguments, self.settings.copies_per_gpu, self.settings.max_in_flight)
                 else:
                     self._llm = vllm.LLM(**arguments)
             except Exception as error:  # vLLM raises whatever stopped it: memory, files, arguments
