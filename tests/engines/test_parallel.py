@@ -127,8 +127,6 @@ def test_beam_search_takes_one_copy_or_is_refused_with_what_to_set(two_copies):
 
 
 def test_questions_about_a_row_find_it_in_the_cache_of_the_copy_that_computed_it(two_copies):
-    if two_copies.settings.data_parallel_size > 1:
-        pytest.skip("vLLM chooses among copies on GPUs of their own")
     rows = [[*range(1000 + row, 1070 + row)] for row in range(32)]
     tasks = two_copies.settings.max_in_flight // 4  # as many as go to the same copy
     asked = [[*row, 500 + task] for row in rows for task in range(tasks)]

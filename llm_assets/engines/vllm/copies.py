@@ -4,15 +4,12 @@ from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from llm_assets.engines.vllm.spread import Spread
 from llm_assets.errors import ConfigError
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.outputs import RequestOutput
-
-STRETCH = 64
-"""Requests that follow upon each other and go to the same copy. Those about one row stand side by side, and find what
-they have in common in the prefix cache of the copy that computed it."""
 
 
 class CopiesLLM:
@@ -37,10 +34,7 @@ class CopiesLLM:
         self.llms = []
         self._ready: SimpleQueue[int] = SimpleQueue()
         """A number of a copy for each output that it put into its queue."""
-        self._holds: list[set[str]] = [set() for _ in range(count)]
-        """The requests that each copy has not finished."""
-        self._stretch = STRETCH if max_in_flight is None else max(1, min(STRETCH, max_in_flight // (2 * count)))
-        self._chosen, self._left = 0, 0
+        self._spread = Spread(count, max_in_flight)
         try:
             for number in range(count):  # one after the other: each measures the memory that is left
                 self.llms.append(vllm.LLM(**{**arguments, "gpu_memory_utilization": share / count}))
@@ -85,12 +79,12 @@ class CopiesLLM:
 
     def add_request(self, request_id: str, prompt: Any, params: Any) -> None:
         """Hand a request to the copy whose turn it is."""
-        if not self._left or not any(self._holds):
-            self._chosen = min(range(len(self.llms)), key=lambda number: len(self._holds[number]))
-            self._left = self._stretch
-        self.llms[self._chosen].llm_engine.add_request(request_id, prompt, params)
-        self._holds[self._chosen].add(request_id)
-        self._left -= 1
+        number = self._spread.give(request_id)
+        try:
+            self.llms[number].llm_engine.add_request(request_id, prompt, params)
+        except BaseException:
+            self._spread.end([request_id])
+            raise
 
     def step(self) -> "list[RequestOutput]":
         """Wait until a copy has outputs, and return them; raise what stopped it."""
@@ -98,15 +92,15 @@ class CopiesLLM:
         while self._core(number).outputs_queue.empty():  # taken by a call of the copy's own, such as a beam search
             number = self._ready.get()
         outputs: list[RequestOutput] = self.llms[number].llm_engine.step()  # pyright: ignore[reportAssignmentType]
-        self._holds[number].difference_update(output.request_id for output in outputs if output.finished)
+        self._spread.end(output.request_id for output in outputs if output.finished)
         return outputs
 
     def abort_request(self, request_ids: Sequence[str]) -> None:
         """Drop requests."""
         dropped = set(request_ids)
-        for llm, holds in zip(self.llms, self._holds, strict=True):
-            llm.llm_engine.abort_request(list(holds & dropped))
-            holds -= dropped
+        for number, llm in enumerate(self.llms):
+            llm.llm_engine.abort_request(list(self._spread.held(number) & dropped))
+        self._spread.end(dropped)
 
     def reset_prefix_cache(self) -> None:
         """Forget the computed prefixes of prompts, in every copy."""

@@ -1,4 +1,4 @@
-"""Several copies of a model, each on GPUs of its own, among which vLLM spreads the requests."""
+"""Several copies of a model, each on GPUs of its own, among which requests are spread."""
 
 import asyncio
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_assets.engines.background import Background
 from llm_assets.engines.vllm.messages import refusals
+from llm_assets.engines.vllm.spread import Spread
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -29,9 +30,11 @@ class DataParallelLLM:
 
     Args:
         arguments: Arguments of vLLM's engine, with `data_parallel_size`.
+        max_in_flight: Most requests that all copies are handed at a time, where they are fewer than they would take.
     """
 
-    def __init__(self, arguments: dict[str, Any]) -> None:
+    def __init__(self, arguments: dict[str, Any], max_in_flight: int | None = None) -> None:
+        self._spread = Spread(arguments["data_parallel_size"], max_in_flight)
         self._collectors: dict[str, Any] = {}
         self._background: Background[RequestOutput | Refusal] = Background("llm_assets vLLM front end")
         try:
@@ -63,16 +66,19 @@ class DataParallelLLM:
         return self._llm.vllm_config
 
     def add_request(self, request_id: str, prompt: Any, params: Any) -> None:
-        """Hand a request to vLLM, which chooses a copy of the model. `step` says so if vLLM refuses it."""
-        self._background.submit(self._answer(request_id, prompt, params))
+        """Hand a request to the copy whose turn it is. `step` says so if vLLM refuses it."""
+        self._background.submit(self._answer(request_id, prompt, params, self._spread.give(request_id)))
 
     def step(self) -> "list[RequestOutput | Refusal]":
         """Wait until a request has finished, and return its output; raise what stopped vLLM."""
-        return [self._background.get()]
+        output = self._background.get()
+        self._spread.end([output.request_id])
+        return [output]
 
     def abort_request(self, request_ids: list[str]) -> None:
         """Drop all requests; `request_ids` are those that have not finished."""
         self._background.cancel_all()
+        self._spread.end(request_ids)
 
     def reset_prefix_cache(self) -> None:
         """Forget the computed prefixes of prompts, in every copy."""
@@ -89,9 +95,10 @@ class DataParallelLLM:
         finally:
             self._background.close()
 
-    async def _answer(self, request_id: str, prompt: Any, params: Any) -> "RequestOutput | Refusal":
+    async def _answer(self, request_id: str, prompt: Any, params: Any, rank: int) -> "RequestOutput | Refusal":
         try:
-            collector = self._collectors[request_id] = await self._llm.add_request(request_id, prompt, params)
+            collector = await self._llm.add_request(request_id, prompt, params, data_parallel_rank=rank)
+            self._collectors[request_id] = collector
             return await collector.get()  # the only output of a request whose output_kind is FINAL_ONLY
         except refusals() as error:
             return Refusal(request_id, error)

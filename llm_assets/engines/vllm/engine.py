@@ -377,7 +377,7 @@ class VllmEngine:
             os.environ[MARK] = self._mark
             try:
                 if self.settings.data_parallel_size > 1:
-                    self._llm = DataParallelLLM(arguments)
+                    self._llm = DataParallelLLM(arguments, self.settings.max_in_flight)
                 elif self.settings.copies_per_gpu > 1:
                     self._llm = CopiesLLM(arguments, self.settings.copies_per_gpu, self.settings.max_in_flight)
                 else:
