@@ -56,7 +56,8 @@ def prepare_environment(settings: VllmSettings) -> None:
     # would not bear its mark. SPT_NOENV keeps the mark when vLLM gives its processes a title.
     defaults = {"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn", "SPT_NOENV": "1"}
     if is_cpu_build():
-        # Guessing tokens needs numba, and in a process with that the CPU build of vLLM loads no model again.
+        # Guessing tokens needs numba, and in a process with that the CPU build of vLLM loads no model again. A process
+        # computes one copy of a model.
         own_process = settings.speculative_config is not None or settings.copies_per_gpu > 1
         defaults |= {
             "VLLM_TARGET_DEVICE": "cpu",
