@@ -24,12 +24,18 @@ class CopiesLLM:
         max_in_flight: Most requests that all copies are handed at a time, where they are fewer than they would take.
 
     Raises:
-        ConfigError: vLLM was told to compute in this process, in which there is one engine at a time.
+        ConfigError: vLLM is told to compute in this process, in which there is one engine at a time.
     """
 
     def __init__(self, arguments: dict[str, Any], count: int, max_in_flight: int | None = None) -> None:
         import vllm
+        import vllm.envs
 
+        if not vllm.envs.VLLM_ENABLE_V1_MULTIPROCESSING:
+            raise ConfigError(
+                "Copies of a model need processes of their own: set copies_per_gpu to 1, or the environment variable "
+                "VLLM_ENABLE_V1_MULTIPROCESSING to 1."
+            )
         share = arguments.get("gpu_memory_utilization") or vllm.EngineArgs.gpu_memory_utilization
         self.llms = []
         self._ready: SimpleQueue[int] = SimpleQueue()
@@ -45,12 +51,7 @@ class CopiesLLM:
 
     def _listen(self, number: int) -> None:
         """Note from now on which copy has an output. vLLM has a queue for each, and no way to wait for all of them."""
-        outputs = getattr(self._core(number), "outputs_queue", None)
-        if outputs is None:
-            raise ConfigError(
-                "Copies of a model need processes of their own: set copies_per_gpu to 1, or the environment variable "
-                "VLLM_ENABLE_V1_MULTIPROCESSING to 1."
-            )
+        outputs = self._core(number).outputs_queue
         put = outputs.put_nowait
 
         def put_and_say(output: Any) -> None:
