@@ -27,10 +27,10 @@ def command_of(name: str, options: Options) -> list[str]:
     return command + (["--postgres"] if options.database == "postgres" else [])
 
 
-def run_apart(name: str, options: Options, file: Path | None) -> None:
+def run_apart(name: str, options: Options, file: Path | None, environment: dict[str, str]) -> None:
     """Run a benchmark in a process of its own, showing what it prints; its last line is JSON unless it was left out."""
     last = ""
-    with subprocess.Popen(command_of(name, options), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command_of(name, options), stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)
@@ -50,6 +50,7 @@ def main() -> None:
     if unknown := set(arguments.names) - set(NAMES):
         command.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     options, failed = options_of(arguments), []
+    environment = dict(os.environ)  # without what a load here sets, such as that vLLM computes in this process
     with Bench(options) as bench:
         for name in arguments.names or NAMES:
             started = time.perf_counter()
@@ -57,7 +58,7 @@ def main() -> None:
             try:
                 if name in APART:
                     bench.unload()
-                    run_apart(name, options, arguments.json)
+                    run_apart(name, options, arguments.json, environment)
                 else:
                     write_line(importlib.import_module(f"benchmarks.{name}").run(bench), arguments.json)
             except Exception:
