@@ -87,9 +87,11 @@ def vllm_as_it_comes(engine: VllmEngine) -> Iterator[VllmEngine]:
     before = os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
     vllm.envs.disable_envs_cache()  # each load fills it
-    own = _OwnSettings(engine)
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = before
-    vllm.envs.disable_envs_cache()
+    try:
+        own = _OwnSettings(engine)
+    finally:
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = before
+        vllm.envs.disable_envs_cache()
     try:
         yield own
     finally:

@@ -130,8 +130,8 @@ class VllmSettings(BaseModel):
             raise ConfigError(
                 f"copies_per_gpu is {self.copies_per_gpu}, and the other settings spread the model over {gpus} GPUs. "
                 "Copies share one GPU: leave data_parallel_size, tensor_parallel_size and pipeline_parallel_size at 1, "
-                "or copies_per_gpu. Two copies on each of several GPUs are replicas of a RayEngine with gpus: 0.5 and "
-                "gpu_memory_utilization: 0.45."
+                "or copies_per_gpu. Two copies on each of several GPUs are replicas of a RayEngine with num_gpus: 0.5 "
+                "and gpu_memory_utilization: 0.45."
             )
         return self
 
