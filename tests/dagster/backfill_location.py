@@ -21,7 +21,7 @@ DAYS = TimePartitions(column="created_at", start="2026-01-01", end="2026-01-31")
 
 
 class NotingEngine(RecordingEngine):
-    """Writes each load and each question into a file, and waits before the text that stands in another one."""
+    """Writes each load and each question into a file, and waits at the text that stands in another one."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -34,9 +34,14 @@ class NotingEngine(RecordingEngine):
         for request in requests:
             text = self.text_of(request)
             self._note(f"ask {text}")
-            while self.held.exists() and self.held.read_text() == text:
+            if self._is_held(text):
+                self._note(f"wait {os.getpid()}")
+            while self._is_held(text):
                 time.sleep(0.05)
             yield self.answer(request)
+
+    def _is_held(self, text: str) -> bool:
+        return self.held.exists() and self.held.read_text() == text
 
     def _note(self, line: str) -> None:
         with self.notes.open("a") as file:

@@ -46,10 +46,11 @@ class Deployment:
         self.shop = shop
         self.folder = folder
 
-    def asked(self) -> list[str]:
+    def waiting(self) -> list[int]:
+        """Return the processes whose engine waits, or has waited, at the text that is held."""
         notes = self.folder / "notes"
         lines = notes.read_text().splitlines() if notes.exists() else []
-        return [line.removeprefix("ask ") for line in lines if line.startswith("ask ")]
+        return [int(line.removeprefix("wait ")) for line in lines if line.startswith("wait ")]
 
     def answered(self) -> list[str]:
         found = self.shop.rows("SELECT r.text FROM reviews r JOIN reviews_sentiment s ON s.id = r.id ORDER BY r.id")
@@ -147,12 +148,10 @@ def test_a_backfill_runs_on_as_many_machines_as_the_pool_has_slots_and_one_that_
     held.write_text("2026-01-04 1")
     with deployment(postgres_url, tmp_path, monkeypatch, start=True) as scene:
         scene.backfill()
-        wait_for("the run of the third and fourth day", lambda: held.read_text() in scene.asked(), SECONDS)
-        [victim] = [name for name in scene.cluster.running() if _works_on(scene, name, held.read_text())]
-        worker = scene.cluster.processes[victim]
-        for child in psutil.Process(worker.pid).children(recursive=True):
-            child.kill()
-        worker.kill()
+        wait_for("the run of the third and fourth day", lambda: bool(scene.waiting()), SECONDS)
+        [victim] = [pids for name in scene.cluster.running() if scene.waiting()[0] in (pids := _pids(scene, name))]
+        for pid in victim:
+            psutil.Process(pid).kill()
         held.unlink()
         wait_for("all answers", lambda: scene.answered() == TEXTS, SECONDS)
         wait_for("the end of the runs", lambda: not scene.cluster.running(), SECONDS)
@@ -164,13 +163,10 @@ def test_a_backfill_runs_on_as_many_machines_as_the_pool_has_slots_and_one_that_
             assert container(job)["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
-def _works_on(scene: Deployment, name: str, text: str) -> bool:
-    """Return whether a Job's process is the one that waits at a text: the load before it in the notes is its own."""
-    lines = (scene.folder / "notes").read_text().splitlines()
-    loads = [line.removeprefix("load ") for line in lines[: lines.index(f"ask {text}")] if line.startswith("load ")]
-    family = psutil.Process(scene.cluster.processes[name].pid)
-    pids = {family.pid, *(child.pid for child in family.children(recursive=True))}
-    return int(loads[-1]) in pids
+def _pids(scene: Deployment, name: str) -> list[int]:
+    """Return a Job's processes: those that its command began, and its own."""
+    worker = psutil.Process(scene.cluster.processes[name].pid)
+    return [*(child.pid for child in worker.children(recursive=True)), worker.pid]
 
 
 def test_a_run_is_a_job_with_a_gpu_shared_memory_and_the_cache_and_tags_give_more_gpus_or_none(
