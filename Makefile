@@ -40,7 +40,7 @@ lint: $(SETUP)  ## Check format, style and types
 crash: $(SETUP)  ## Kill runs, engines and databases at random moments, and compare what is in the tables (15 minutes)
 	@$(BIN)/python -m tests.crash $(ARGS)
 
-bench: $(SETUP)  ## Measure against plain vLLM on this machine, in small sizes (10 minutes)
+bench: $(SETUP)  ## Measure against plain vLLM on this machine, in small sizes (20 minutes)
 	@$(BIN)/python -m benchmarks --rounds 2 $(ARGS)
 
 lock: $(SETUP)  ## Resolve requirements.lock anew

@@ -12,7 +12,7 @@ from benchmarks.prompts import LONG_CHOICE
 
 def run(bench: Bench) -> dict[str, Any]:
     """Measure the four sides."""
-    return against_plain(bench, "choice", LONG_CHOICE, bench.rows(cpu=32, gpu=4096))
+    return against_plain(bench, "choice", LONG_CHOICE, bench.rows(cpu=128, gpu=4096))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ NAMES = ("choice", "extract", "text", "tasks", "prefix", "duplicates", "speculat
 GAP = 0.7
 """Between the bars of one pair of sides and those of the next, in bars."""
 
-COLOURS = ("#3b6ea5", "#d98032", "#5d9a57", "#9c5a91", "#7f7f7f")
+COLOURS = ("#3b6ea5", "#d98032", "#5d9a57", "#9c5a91", "#7f7f7f", "#c2a83e")
 
 
 def bars(lines: Sequence[dict[str, Any]], names: Sequence[str] = NAMES) -> dict[str, dict[str, float]]:

@@ -106,9 +106,12 @@ def cache_block(settings: VllmSettings) -> int:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Return whether this CPU multiplies bfloat16 in hardware; emulated, it is several times slower than float32."""
+    """Return whether this CPU multiplies bfloat16 in hardware; emulated, it is several times slower than float32.
+
+    AVX512-BF16 multiplies twice as many numbers in an instruction as float32, AMX sixteen times as many.
+    """
     cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.is_file() and "amx_bf16" in cpuinfo.read_text()
+    return cpuinfo.is_file() and not {"amx_bf16", "avx512_bf16"}.isdisjoint(cpuinfo.read_text().split())
 
 
 def device_and_memory() -> tuple[str, int | None]:
