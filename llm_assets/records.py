@@ -142,11 +142,16 @@ Ask = ScoreTokens | GenerateText | BeamSearch
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question to an engine. `id` is unique within a call of `Engine.run`."""
+    """One question to an engine. `id` is unique within a call of `Engine.run`.
+
+    Those about one row follow upon each other and have the same number as `row`: whoever computed the row for one of
+    them has it in the prefix cache for the others.
+    """
 
     id: int
     prompt_token_ids: list[int]
     ask: Ask
+    row: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

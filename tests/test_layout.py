@@ -1,5 +1,7 @@
 """What prompts begin with, the instruction or the row: counted, chosen, kept, and counted again by vLLM itself."""
 
+from itertools import groupby
+
 import pytest
 
 from llm_assets.engines import VllmEngine, VllmSettings
@@ -16,7 +18,7 @@ from llm_assets.pipeline.layout import (
     row_tokens,
 )
 from llm_assets.prompts import ByteTokenizer
-from llm_assets.records import GenerateText, Partition
+from llm_assets.records import Completion, GenerateText, Partition, Request
 from llm_assets.tasks import Classify, Extract, Generate, Summarize, Task
 from llm_assets.tasks.base import ROW_ENDS
 from tests.tables.shop import RecordingEngine, Shop, changed, day, outcomes
@@ -218,6 +220,22 @@ def test_every_partition_of_a_table_decides_alike(shop: Shop) -> None:
     pipeline = shop.pipeline(*TASKS, engine=CachingEngine(), column="day")
     result = pipeline.run(day("tuesday"), "run-1")
     assert {counts.layout for counts in result.counts.values()} == {"row_first"}
+
+
+def test_the_requests_about_a_row_follow_upon_each_other_and_say_so(shop: Shop) -> None:
+    asked: list[tuple[int | None, str]] = []
+
+    class Noting(CachingEngine):
+        def answer(self, request: Request) -> Completion:
+            prompt = self.tokenizer.decode(request.prompt_token_ids)
+            asked.append((request.row, next(text[:15] for text in LONG if text[:15] in prompt)))
+            return super().answer(request)
+
+    shop.add(LONG)
+    shop.run(*TASKS, engine=Noting())
+    assert len(asked) >= len(TASKS) * len(LONG)
+    rows = [row for row, _ in groupby(asked)]
+    assert len(rows) == len(LONG) == len(dict(rows))
 
 
 def test_an_engine_without_a_cache_has_nothing_to_gain(shop: Shop) -> None:

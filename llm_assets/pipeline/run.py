@@ -65,6 +65,8 @@ class Run:
         self._again: deque[Question] = deque()
         """Questions whose answer was cut off."""
         self._next_id = 0
+        self._last_text, self._row = "", 0
+        """The text that was asked about last, and the number of its row, which is its first request's."""
         self._expected: Expected | None = None
         self._pending: dict[int, tuple[Question, int]] = {}
         self._asked: dict[tuple[str, str], Question] = {}
@@ -315,9 +317,11 @@ class Run:
 
     def _numbered(self, question: Question, plan: Plan, text_token_ids: list[int]) -> list[Request]:
         """Return a question's requests, known by their ids from now on; none if a limit of the run forbids it."""
+        if question.text != self._last_text:
+            self._last_text, self._row = question.text, self._next_id
         room = SECOND_TRY_ROOM if question.is_second_try else 1
         requests = [
-            Request(self._next_id + index, prompt, ask)
+            Request(self._next_id + index, prompt, ask, self._row)
             for index, (prompt, ask) in enumerate(plan.requests(text_token_ids, room))
         ]
         if not self.limits.admit(requests, question.is_second_try):

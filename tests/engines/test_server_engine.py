@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from collections import Counter
+from dataclasses import replace
 from email.utils import formatdate
 from itertools import count
 from time import time
@@ -82,6 +83,19 @@ def test_two_servers_share_the_requests_and_no_more_are_in_flight_than_allowed(m
         assert one.most_in_flight <= 4
         assert other.most_in_flight <= 4
         assert min(len(one.asked), len(other.asked)) >= 30
+
+
+def test_the_requests_about_a_row_go_to_the_same_server(make):
+    async def uneven(server, request, body):
+        await asyncio.sleep(0.001 * (body["token_ids"][0] % 7))
+        return answer(body)
+
+    asked = [replace(request, row=request.id // 3) for request in requests(600)]
+    with OddServer(uneven) as one, OddServer(uneven) as other:
+        check_answers(list(make(one, other, max_in_flight=64).run(asked)), 600)
+        rows, others = ({first_token // 3 for first_token in server.asked} for server in (one, other))
+    assert not rows & others
+    assert min(len(rows), len(others)) >= 60
 
 
 def test_no_more_requests_are_pulled_than_may_be_in_flight(server, make):

@@ -25,6 +25,14 @@ def test_with_few_in_flight_stretches_are_short_enough_for_all_copies():
     assert given(Spread(4, max_in_flight=2), *range(5)) == [0, 1, 2, 3, 0]
 
 
+def test_a_stretch_does_not_end_within_a_row():
+    spread = Spread(2, max_in_flight=8)
+    assert [spread.give(str(number), number // 3) for number in range(12)] == [0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1]
+    spread.end(map(str, range(12)))
+    assert spread.give("12", row=3) == 1
+    assert spread.give("13", row=4) == 0
+
+
 def test_a_stretch_begins_when_nothing_is_held():
     spread = Spread(2, max_in_flight=8)
     assert given(spread, 0) == [0]

@@ -60,10 +60,11 @@ class Endpoint:
 class Endpoints:
     """The addresses that share an engine's requests; for one event loop.
 
-    A request goes where the fewest are in flight. An address is left out until it was looked at, and again when it is
-    away or fails several times in a row: then it is looked at until it is found well, and gets one request to begin
-    with. One that only fails stays if there is no other, because it may be the requests that make it fail. One that has
-    too many requests gets none for a while, if there is another.
+    A request goes where the one before it went if both are about the same row, which that server has in its prefix
+    cache, and otherwise where the fewest are in flight. An address is left out until it was looked at, and again when
+    it is away or fails several times in a row: then it is looked at until it is found well, and gets one request to
+    begin with. One that only fails stays if there is no other, because it may be the requests that make it fail. One
+    that has too many requests gets none for a while, if there is another.
 
     Args:
         urls: The addresses.
@@ -81,6 +82,8 @@ class Endpoints:
         self._patience = patience
         self._look = look
         self._tickets = count()
+        self._last: tuple[int | None, Endpoint | None] = None, None
+        """The row of the last request that had not failed yet, and where it went."""
         self._waiting: dict[int, asyncio.Future[None]] = {}
         """Requests that no address has room for. The first ticket is the next one's, however often it has waited."""
         self.answers = 0
@@ -101,21 +104,23 @@ class Endpoints:
                 endpoint.watch = asyncio.create_task(self._watch(endpoint, 0.0))
         self._start_clock()
 
-    async def take(self, failed_at: Collection[Endpoint] = ()) -> Endpoint:
-        """Return an address for a request, as soon as one has room; rather one at which it has not failed.
+    async def take(self, failed_at: Collection[Endpoint] = (), row: int | None = None) -> Endpoint:
+        """Return an address for a request about a row, as soon as one has room; rather one at which it has not failed.
 
         Raises:
             ConfigError: none of them is the server that is wanted.
             EngineAwayError: all were left out for longer than the patience lasts.
         """
         ticket = next(self._tickets)
-        while (endpoint := self._free(failed_at)) is None:
+        while (endpoint := self._free(failed_at, row)) is None:
             seconds = self._patience_left()
             turn = self._waiting[ticket] = asyncio.get_running_loop().create_future()
             try:
                 await asyncio.wait([turn], timeout=seconds)
             finally:
                 self._waiting.pop(ticket, None)
+        if not failed_at:
+            self._last = (row, endpoint)
         endpoint.in_flight += 1
         return endpoint
 
@@ -180,7 +185,7 @@ class Endpoints:
             watch.cancel()
         await asyncio.gather(*watches, return_exceptions=True)
 
-    def _free(self, failed_at: Collection[Endpoint]) -> Endpoint | None:
+    def _free(self, failed_at: Collection[Endpoint], row: int | None) -> Endpoint | None:
         # An address on trial is not tried by those that have failed there, as long as they can go elsewhere.
         spared = any(endpoint.state is State.WELL and endpoint not in failed_at for endpoint in self.all)
         some_take_more = any(map(self._takes_more, self.all))
@@ -191,6 +196,9 @@ class Endpoints:
             and not (spared and endpoint.state is State.TRIAL and endpoint in failed_at)
             and not (some_take_more and self._is_busy(endpoint))
         ]
+        last_row, last = self._last
+        if row is not None and row == last_row and last in usable and last not in failed_at:
+            return last
         return min(usable, key=lambda endpoint: (endpoint in failed_at, endpoint.in_flight), default=None)
 
     def _takes_more(self, endpoint: Endpoint) -> bool:

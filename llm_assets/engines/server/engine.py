@@ -126,7 +126,7 @@ class ServerEngine:
     def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
         background, transport = self._connect()
         background.run(transport.begin())
-        limit = self.settings.max_in_flight * len(self.settings.urls)
+        limit = self.settings.most_in_flight
         pending = iter(requests)
         aside: list[Request] = []
         in_flight, exhausted = 0, False
@@ -210,9 +210,9 @@ class ServerEngine:
         assert self._transport is not None
         bodies = self._wire.bodies(request)
         if len(bodies) == 1:
-            answers = [await self._transport.post(self._wire.path, bodies[0])]
+            answers = [await self._transport.post(self._wire.path, bodies[0], request.row)]
         else:
-            answers = await _all_of([self._transport.post(self._wire.path, body) for body in bodies])
+            answers = await _all_of([self._transport.post(self._wire.path, body, request.row) for body in bodies])
         return self._read(request, answers)
 
     def _read(self, request: Request, answers: Sequence[Answer]) -> Completion:

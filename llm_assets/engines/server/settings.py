@@ -14,6 +14,8 @@ from llm_assets.secrets import remember
 KEY_VARIABLES = {"vllm": "VLLM_API_KEY", "chat": "OPENAI_API_KEY"}
 CHAT_LENGTH = 100_000
 PRICED = ("prompt", "cached", "output")
+ROOM_FOR_A_ROW = 8
+"""Requests that an address has room for beyond its share: those about a row go where its first one went."""
 
 
 class ServerSettings(BaseModel):
@@ -66,6 +68,12 @@ class ServerSettings(BaseModel):
         default=None, description="Money per million tokens: {prompt: ..., cached: ..., output: ...}."
     )
     currency: str = Field(default="USD", description="Currency of the prices.")
+
+    @property
+    def most_in_flight(self) -> int:
+        """Requests in flight to all addresses together, at most."""
+        spare = min(ROOM_FOR_A_ROW, self.max_in_flight // 8) if len(self.urls) > 1 else 0
+        return (self.max_in_flight - spare) * len(self.urls)
 
     @property
     def most_scored(self) -> int:

@@ -75,8 +75,8 @@ class Transport:
         """
         self._endpoints.give_back(await self._endpoints.take())
 
-    async def post(self, path: str, body: bytes) -> Answer:
-        """Send a request to the address that has the fewest in flight, again where it fails, and return the answer.
+    async def post(self, path: str, body: bytes, row: int | None = None) -> Answer:
+        """Send a request about a row to an address, again where it fails, and return the answer.
 
         Raises:
             ConfigError: no address is the server that is wanted: the key, the model or the path is another one.
@@ -88,7 +88,7 @@ class Transport:
         began, answers, seen = time.monotonic(), self._endpoints.answers, None
         failed_at: set[Endpoint] = set()
         while True:
-            endpoint = await self._endpoints.take(failed_at)
+            endpoint = await self._endpoints.take(failed_at, row)
             try:
                 reply = await self._send(endpoint, path, body)
             finally:

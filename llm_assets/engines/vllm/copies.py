@@ -78,9 +78,9 @@ class CopiesLLM:
         """The configuration of each copy."""
         return self.llms[0].llm_engine.vllm_config
 
-    def add_request(self, request_id: str, prompt: Any, params: Any) -> None:
-        """Hand a request to the copy whose turn it is."""
-        number = self._spread.give(request_id)
+    def add_request(self, request_id: str, prompt: Any, params: Any, row: int | None = None) -> None:
+        """Hand a request about a row to the copy whose turn it is."""
+        number = self._spread.give(request_id, row)
         try:
             self.llms[number].llm_engine.add_request(request_id, prompt, params)
         except BaseException:

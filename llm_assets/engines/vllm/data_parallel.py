@@ -65,9 +65,9 @@ class DataParallelLLM:
         """The configuration of each copy."""
         return self._llm.vllm_config
 
-    def add_request(self, request_id: str, prompt: Any, params: Any) -> None:
-        """Hand a request to the copy whose turn it is. `step` says so if vLLM refuses it."""
-        self._background.submit(self._answer(request_id, prompt, params, self._spread.give(request_id)))
+    def add_request(self, request_id: str, prompt: Any, params: Any, row: int | None = None) -> None:
+        """Hand a request about a row to the copy whose turn it is. `step` says so if vLLM refuses it."""
+        self._background.submit(self._answer(request_id, prompt, params, self._spread.give(request_id, row)))
 
     def step(self) -> "list[RequestOutput | Refusal]":
         """Wait until a request has finished, and return its output; raise what stopped vLLM."""

@@ -241,8 +241,7 @@ class VllmEngine:
     def _shut_down(self) -> None:
         if self._llm is None:
             return
-        llm = self._llm
-        self._llm = None
+        llm, self._llm = self._llm, None
         self._end_run()
         gc.unfreeze()
         if isinstance(llm, CopiesLLM | DataParallelLLM):
@@ -302,7 +301,11 @@ class VllmEngine:
             params = self._sampling.params(request.ask)
             if self._speculates and isinstance(request.ask, ScoreTokens):
                 params = computing_more_than_one_token(params, len(request.prompt_token_ids), self.cache_block)
-            self._load().add_request(name, prompt, params)
+            llm = self._load()
+            if isinstance(llm, CopiesLLM | DataParallelLLM):
+                llm.add_request(name, prompt, params, request.row)
+            else:
+                llm.add_request(name, prompt, params)
         except refusals() as error:
             yield refused(request, error)
         except Exception as error:  # as in _step

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 STRETCH = 64
-"""Requests that follow upon each other and go to the same copy. Those about one row stand side by side, and find what
-they have in common in the prefix cache of the copy that computed it."""
+"""Requests that follow upon each other and go to the same copy, with those of the last one's row: there they find what
+they have in common in the prefix cache."""
 
 
 class Spread:
@@ -19,13 +19,16 @@ class Spread:
         self._holds: list[set[str]] = [set() for _ in range(copies)]
         self._stretch = STRETCH if max_in_flight is None else max(1, min(STRETCH, max_in_flight // (2 * copies)))
         self._chosen, self._left = 0, 0
+        self._row: int | None = None
 
-    def give(self, request_id: str) -> int:
-        """Return the number of the copy that holds a request from now on."""
-        if not self._left or not any(self._holds):
+    def give(self, request_id: str, row: int | None = None) -> int:
+        """Return the number of the copy that holds a request about a row from now on."""
+        is_same_row = row is not None and row == self._row
+        if not is_same_row and (self._left <= 0 or not any(self._holds)):
             self._chosen = min(range(len(self._holds)), key=lambda number: len(self._holds[number]))
             self._left = self._stretch
         self._left -= 1
+        self._row = row
         self._holds[self._chosen].add(request_id)
         return self._chosen
 
