@@ -17,7 +17,7 @@ from llm_assets.pipeline.limits import Limits
 from llm_assets.pipeline.outcomes import Outcomes
 from llm_assets.pipeline.questions import Chunk, OpenRow, Question, Slice, best_order, side_by_side
 from llm_assets.pipeline.restart import completions
-from llm_assets.records import Answer, Completion, Failure, FailureKind, Partition, Request, Row
+from llm_assets.records import Answer, Completion, Failure, FailureKind, Key, Partition, Request, Row
 from llm_assets.secrets import masked_logger
 from llm_assets.tables import POLL_SECONDS
 from llm_assets.tasks import Plan
@@ -65,8 +65,9 @@ class Run:
         self._again: deque[Question] = deque()
         """Questions whose answer was cut off."""
         self._next_id = 0
-        self._last_text, self._row = "", 0
-        """The text that was asked about last, and the number of its row, which is its first request's."""
+        self._last_key: Key = ()
+        self._row = 0
+        """The number of the row that was asked about last, which is that of its first request."""
         self._expected: Expected | None = None
         self._pending: dict[int, tuple[Question, int]] = {}
         self._asked: dict[tuple[str, str], Question] = {}
@@ -317,8 +318,8 @@ class Run:
 
     def _numbered(self, question: Question, plan: Plan, text_token_ids: list[int]) -> list[Request]:
         """Return a question's requests, known by their ids from now on; none if a limit of the run forbids it."""
-        if question.text != self._last_text:
-            self._last_text, self._row = question.text, self._next_id
+        if (key := question.rows[0].key) != self._last_key:
+            self._last_key, self._row = key, self._next_id
         room = SECOND_TRY_ROOM if question.is_second_try else 1
         requests = [
             Request(self._next_id + index, prompt, ask, self._row)
