@@ -70,7 +70,7 @@ def shared(levels):
 
 
 TWO_WAYS = "root ::= d0\n" + "\n".join(f"d{n} ::= d{n + 1} d{n + 1}" for n in range(40)) + '\nd40 ::= "x" | ""'
-RULES = "root ::= r0\n" + "\n".join(f'r{n} ::= "a{n}" r{n + 1} | "b"' for n in range(20000)) + '\nr20000 ::= "x"'
+RULES = "root ::= r0\n" + "\n".join(f'r{n} ::= "a{n}" r{n + 1} | "b"' for n in range(80000)) + '\nr80000 ::= "x"'
 
 # Each with what the message names, and what it says to write. Refused for a number, whichever the engine.
 TOO_MUCH = {
