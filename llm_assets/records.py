@@ -144,8 +144,8 @@ Ask = ScoreTokens | GenerateText | BeamSearch
 class Request:
     """One question to an engine. `id` is unique within a call of `Engine.run`.
 
-    Those about one row follow upon each other and have the same number as `row`: whoever computed the row for one of
-    them has it in the prefix cache for the others.
+    Those that follow upon each other and are about one row have the same number as `row`: whoever computed the row for
+    one of them has it in the prefix cache for the others. Without a number, nothing is said about it.
     """
 
     id: int

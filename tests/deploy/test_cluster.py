@@ -149,9 +149,11 @@ def test_a_backfill_runs_on_as_many_machines_as_the_pool_has_slots_and_one_that_
     with deployment(postgres_url, tmp_path, monkeypatch, start=True) as scene:
         scene.backfill()
         wait_for("the run of the third and fourth day", lambda: bool(scene.waiting()), SECONDS)
-        [victim] = [pids for name in scene.cluster.running() if scene.waiting()[0] in (pids := _pids(scene, name))]
-        for pid in victim:
-            psutil.Process(pid).kill()
+        [waiting] = scene.waiting()
+        jobs = [_processes(scene, name) for name in scene.cluster.running()]
+        [victim] = [processes for processes in jobs if waiting in (process.pid for process in processes)]
+        for process in victim:
+            process.kill()
         held.unlink()
         wait_for("all answers", lambda: scene.answered() == TEXTS, SECONDS)
         wait_for("the end of the runs", lambda: not scene.cluster.running(), SECONDS)
@@ -163,10 +165,10 @@ def test_a_backfill_runs_on_as_many_machines_as_the_pool_has_slots_and_one_that_
             assert container(job)["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
-def _pids(scene: Deployment, name: str) -> list[int]:
+def _processes(scene: Deployment, name: str) -> list[psutil.Process]:
     """Return a Job's processes: those that its command began, and its own."""
     worker = psutil.Process(scene.cluster.processes[name].pid)
-    return [*(child.pid for child in worker.children(recursive=True)), worker.pid]
+    return [*worker.children(recursive=True), worker]
 
 
 def test_a_run_is_a_job_with_a_gpu_shared_memory_and_the_cache_and_tags_give_more_gpus_or_none(
