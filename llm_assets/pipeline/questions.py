@@ -16,6 +16,9 @@ from llm_assets.tasks import Task
 WORTH_SORTING = 0.2
 """Rows are sorted by their texts if so large a share of all characters is the beginning of the text before."""
 
+TOKENIZED_TOGETHER = 64
+"""Texts that are tokenised in one call: few, so that the engine gets the first of a run soon."""
+
 NEAR_THE_END = 1000
 """Rows are asked longest text first when no more than so many come after them."""
 
@@ -82,10 +85,8 @@ class Chunk:
 
     slice: Slice
     questions: int = 0
-    texts: Sequence[str] = ()
-    token_ids: Future[list[list[int]]] | None = None
-    rows_after: int = 0
-    """Rows of the run that had not been read after it."""
+    token_ids: Sequence[Future[dict[str, list[int]]]] = ()
+    """The tokens of each text, some texts after others, in the order in which the questions are asked."""
     is_last: bool = False
 
 

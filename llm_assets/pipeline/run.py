@@ -15,7 +15,7 @@ from llm_assets.pipeline.failed import failing_alone, raise_failed
 from llm_assets.pipeline.layout import Expected
 from llm_assets.pipeline.limits import Limits
 from llm_assets.pipeline.outcomes import Outcomes
-from llm_assets.pipeline.questions import Chunk, OpenRow, Question, Slice, best_order, side_by_side
+from llm_assets.pipeline.questions import TOKENIZED_TOGETHER, Chunk, OpenRow, Question, Slice, best_order, side_by_side
 from llm_assets.pipeline.restart import completions
 from llm_assets.records import Answer, Completion, Failure, FailureKind, Key, Partition, Request, Row
 from llm_assets.secrets import masked_logger
@@ -208,10 +208,20 @@ class Run:
             return Chunk(part)
         with self.watch("prompt"):
             self.pipeline.plans()
+            asked = side_by_side(questions, self.tasks)
+            if self.settings.max_rows is None:  # with it, a partition's first rows are meant
+                asked = best_order(asked, rows_later + max(part.rows - part.rows_seen, 0))
+            questions = [question for row in asked for question in row]
             texts = list(dict.fromkeys(question.text for question in questions))
-            token_ids = self._tokenizing.submit(self.pipeline.engine.tokenizer.encode_literal, texts)
+            token_ids = [
+                self._tokenizing.submit(self._token_ids, texts[start : start + TOKENIZED_TOGETHER])
+                for start in range(0, len(texts), TOKENIZED_TOGETHER)
+            ]
         self._waiting.extend(questions)
-        return Chunk(part, len(questions), texts, token_ids, rows_later + max(part.rows - part.rows_seen, 0))
+        return Chunk(part, len(questions), token_ids)
+
+    def _token_ids(self, texts: Sequence[str]) -> dict[str, list[int]]:
+        return dict(zip(texts, self.pipeline.engine.tokenizer.encode_literal(texts), strict=True))
 
     def _lock_names(self, part: Slice) -> list[str]:
         return [f"{self.store.table_name(task.name)} {part.partition.key}" for task in self.tasks]
@@ -258,18 +268,14 @@ class Run:
 
     def _ask(self, chunk: Chunk) -> Iterator[Request]:
         """Yield the requests of a chunk's questions."""
-        if chunk.token_ids is None:
+        if not chunk.questions:
             return
-        with self.watch("prompt"):
-            plans = self.pipeline.plans()
-            token_ids = dict(zip(chunk.texts, chunk.token_ids.result(), strict=True))
-            rows = side_by_side([self._waiting.popleft() for _ in range(chunk.questions)], self.tasks)
-            if self.settings.max_rows is None:  # with it, a partition's first rows are meant
-                rows = best_order(rows, chunk.rows_after)
-            self._waiting.extendleft(question for row in reversed(rows) for question in reversed(row))
+        plans, token_ids, later = self.pipeline.plans(), dict[str, list[int]](), iter(chunk.token_ids)
         for _ in range(chunk.questions):
             with self.watch("prompt"):
                 question = self._waiting.popleft()
+                while question.text not in token_ids:
+                    token_ids |= next(later).result()
                 requests = self._requests_of(question, plans[question.task.name], token_ids[question.text])
             yield from requests
             if self._again and (self.settings.max_tokens, self.settings.max_cost) != (None, None):
@@ -304,8 +310,7 @@ class Run:
     def _ask_again(self) -> Iterator[Request]:
         """Yield the requests of answers that were cut off so far, with more room."""
         with self.watch("prompt"):
-            texts = list(dict.fromkeys(question.text for question in self._again))
-            token_ids = dict(zip(texts, self.pipeline.engine.tokenizer.encode_literal(texts), strict=True))
+            token_ids = self._token_ids(list(dict.fromkeys(question.text for question in self._again)))
         for _ in range(len(self._again)):
             with self.watch("prompt"):
                 question = self._again.popleft()
