@@ -49,7 +49,7 @@ PROVENANCE_COLUMNS = (
 
 CUT_MARKER = " [...] "
 
-ROW_BEGINS, ROW_ENDS = "Text:\n", "\n\n-----\nThe text ends at the line of dashes. This is the task:\n\n"
+ROW_BEGINS, ROW_ENDS = "Text:\n", "\n\n-----\nTask:\n\n"
 
 
 class Example(BaseModel):
