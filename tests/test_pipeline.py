@@ -10,6 +10,7 @@ import pytest
 from llm_assets.engines import DummyEngine
 from llm_assets.errors import ConfigError
 from llm_assets.pipeline import Progress
+from llm_assets.pipeline.questions import TOKENIZED_TOGETHER
 from llm_assets.records import Completion, EngineInfo, FailureKind, Partition, Request
 from llm_assets.tables import Batch, Source, Store
 from llm_assets.tables.source_table import CHUNK_ROWS
@@ -254,6 +255,31 @@ def test_the_next_rows_are_tokenised_while_the_engine_has_the_ones_before(
 
     monkeypatch.setattr(engine.tokenizer, "encode_literal", noted)
     assert outcomes(only(shop.run(NOTE, engine=engine))) == (40, 0, 0, 0)
+
+
+def test_the_first_rows_are_asked_before_all_that_were_read_with_them_are_tokenised(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"text {i}" for i in range(TOKENIZED_TOGETHER + 1)]
+    shop.add(texts)
+    asked, tokenized = threading.Event(), set[str]()
+
+    class Noting(RecordingEngine):
+        def ask(self, request: Request) -> Completion:
+            asked.set()
+            return super().ask(request)
+
+    engine = Noting()
+    encode = engine.tokenizer.encode_literal
+
+    def waiting(some: Sequence[str]) -> list[list[int]]:
+        tokenized.update(some)
+        if tokenized.issuperset(texts):
+            assert asked.wait(60)
+        return encode(some)
+
+    monkeypatch.setattr(engine.tokenizer, "encode_literal", waiting)
+    assert outcomes(only(shop.run(NOTE, engine=engine))) == (len(texts), 0, 0, 0)
 
 
 def test_equal_texts_are_asked_once_across_partitions(shop: Shop) -> None:
