@@ -40,7 +40,8 @@ TASKS = (MOOD, FACTS, GIST)
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 
 LONG = [
-    f"Kettle number {i}. " + "It boils water, then it whistles, and the neighbours complain. " * 40 for i in range(4)
+    f"Kettle number {i}. " + "It boils water, then it whistles, and the neighbours complain. " * (40 + i)
+    for i in range(4)
 ]
 
 
@@ -329,7 +330,7 @@ def test_vllm_computes_the_tokens_that_were_counted(ran, layout) -> None:
 
 
 def test_vllm_computes_far_fewer_tokens_of_long_rows_that_stand_first(ran) -> None:
-    assert total(ran["row_first"], "computed_tokens") < 0.55 * total(ran["instruction_first"], "computed_tokens")
+    assert total(ran["row_first"], "computed_tokens") < 0.5 * total(ran["instruction_first"], "computed_tokens")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -268,15 +268,14 @@ class Run:
 
     def _ask(self, chunk: Chunk) -> Iterator[Request]:
         """Yield the requests of a chunk's questions."""
-        if not chunk.questions:
-            return
-        plans, token_ids, later = self.pipeline.plans(), dict[str, list[int]](), iter(chunk.token_ids)
+        token_ids, later = dict[str, list[int]](), iter(chunk.token_ids)
         for _ in range(chunk.questions):
             with self.watch("prompt"):
                 question = self._waiting.popleft()
                 while question.text not in token_ids:
                     token_ids |= next(later).result()
-                requests = self._requests_of(question, plans[question.task.name], token_ids[question.text])
+                plan = self.pipeline.plans()[question.task.name]
+                requests = self._requests_of(question, plan, token_ids[question.text])
             yield from requests
             if self._again and (self.settings.max_tokens, self.settings.max_cost) != (None, None):
                 yield from self._ask_again()  # before more rows are begun, which would use up what is left
